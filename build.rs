@@ -1,0 +1,48 @@
+//! Generates the table of Triton functions from `include/triton_abi.h`.
+//!
+//! The table is filled at run time (see `src/triton/api.rs`), so the library
+//! neither links against libtritonserver nor leaves symbols undefined.
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+const OUR_HEADER: &str = "include/triton_abi.h";
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=TRITON_INCLUDE_DIR");
+    println!("cargo:rerun-if-changed={OUR_HEADER}");
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let our_header = fs::read_to_string(OUR_HEADER).expect("the crate carries its header");
+
+    let mut builder = match env::var("TRITON_INCLUDE_DIR") {
+        Ok(dir) => bindgen::builder()
+            .header(format!("{dir}/triton/core/tritonbackend.h"))
+            .clang_arg(format!("-I{dir}")),
+        Err(_) => bindgen::builder().header(OUR_HEADER),
+    };
+    for function in declared_functions(&our_header) {
+        builder = builder.allowlist_function(function);
+    }
+    builder
+        .allowlist_type("TRITONSERVER_(RequestReleaseFlag|ResponseCompleteFlag)")
+        .dynamic_library_name("Api")
+        .dynamic_link_require_all(true)
+        .prepend_enum_name(false)
+        .layout_tests(false)
+        .generate()
+        .expect("bindgen reads the Triton header")
+        .write_to_file(out_dir.join("triton_api.rs"))
+        .expect("OUT_DIR is writable");
+}
+
+/// Names the functions that our header declares: every `TRITON...(` in it.
+fn declared_functions(header: &str) -> Vec<&str> {
+    header
+        .match_indices('(')
+        .filter_map(|(end, _)| {
+            let start = header[..end].rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_')? + 1;
+            let name = &header[start..end];
+            name.starts_with("TRITON").then_some(name)
+        })
+        .collect()
+}

@@ -1,0 +1,16 @@
+//! Serves GGUF language models from NVIDIA Triton Inference Server with llama.cpp.
+//!
+//! The library is a Triton backend: a shared object that `tritonserver` loads
+//! and calls through its C API. ARCHITECTURE.md has the map.
+
+pub mod config;
+mod delivery;
+pub mod engine;
+mod exports;
+mod intake;
+pub mod llama;
+mod memory;
+pub mod protocol;
+mod serving;
+mod triton;
+mod worker;

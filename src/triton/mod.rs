@@ -1,0 +1,23 @@
+//! The only home of Triton's C API: everything outside speaks in our types.
+//!
+//! Owns the pointers that Triton hands us. Knows nothing of llama.cpp.
+
+mod api;
+mod clock;
+mod error;
+mod guard;
+mod log;
+mod model;
+mod request;
+mod response;
+
+pub(crate) use api::{
+    TRITONBACKEND_Backend, TRITONBACKEND_BackendAttribute, TRITONBACKEND_Model,
+    TRITONBACKEND_ModelInstance, TRITONBACKEND_Request, TRITONSERVER_Error,
+};
+pub(crate) use clock::now_ns;
+pub(crate) use error::{Code, Error};
+pub(crate) use guard::{guard, panic_text};
+pub(crate) use model::{Backend, Instance, InstanceKind, Model, prefer_cpu_instances};
+pub(crate) use request::Request;
+pub(crate) use response::Responder;

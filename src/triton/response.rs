@@ -1,0 +1,256 @@
+//! The way back to the client: responses, exactly one FINAL, true statistics.
+//!
+//! A [`Responder`] is made in Execute and used by the delivery thread alone;
+//! whether the client is still there may be asked from any thread.
+
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use super::api::{
+    TRITONBACKEND_Response, TRITONBACKEND_ResponseFactory, TRITONSERVER_MEMORY_CPU,
+    TRITONSERVER_MEMORY_GPU, TRITONSERVER_RESPONSE_COMPLETE_FINAL, TRITONSERVER_TYPE_BYTES, api,
+};
+use super::clock::now_ns;
+use super::error::{Code, Error};
+use super::model::{Instance, call, discard};
+use super::request::{LENGTH_BYTES, Request};
+use crate::delivery::{Times, Wire};
+use crate::protocol::reply;
+
+const OUTPUT: &std::ffi::CStr = c"text_output";
+
+/// What Triton makes a request's responses with.
+///
+/// # Invariants
+///
+/// The pointer is valid until Drop deletes it. A factory keeps its model from
+/// being unloaded, so none may outlive its request's stream for long.
+struct Factory(NonNull<TRITONBACKEND_ResponseFactory>);
+
+// SAFETY: a factory belongs to no thread.
+unsafe impl Send for Factory {}
+// SAFETY: the only call made beside the owner's is IsCancelled, which reads an atomic.
+unsafe impl Sync for Factory {}
+
+impl Factory {
+    fn new(request: &Request) -> Result<Self, Error> {
+        let mut factory = ptr::null_mut();
+        // SAFETY: the request is live; the factory is ours to delete.
+        unsafe {
+            call!(TRITONBACKEND_ResponseFactoryNew(
+                &mut factory,
+                request.as_ptr()
+            ))
+        }?;
+        NonNull::new(factory)
+            .map(Self)
+            .ok_or_else(|| Error::new(Code::Internal, "Triton made no response factory"))
+    }
+
+    fn is_cancelled(&self) -> bool {
+        let mut is_cancelled = false;
+        // SAFETY: the factory is live and the flag may be written.
+        let asked = unsafe {
+            call!(TRITONBACKEND_ResponseFactoryIsCancelled(
+                self.0.as_ptr(),
+                &mut is_cancelled
+            ))
+        };
+        asked.is_ok() && is_cancelled
+    }
+}
+
+impl Drop for Factory {
+    fn drop(&mut self) {
+        // SAFETY: the factory is ours and is not used afterwards.
+        discard(unsafe { api().TRITONBACKEND_ResponseFactoryDelete(self.0.as_ptr()) });
+    }
+}
+
+/// One request and its responses.
+///
+/// Whatever happens, dropping it ends the stream with one FINAL and releases
+/// the request.
+pub(crate) struct Responder {
+    request: Request,
+    factory: Arc<Factory>,
+    instance: Instance,
+    /// The output's shape is `[1]`, or `[1, 1]` where the model takes batches.
+    n_dims: u32,
+    n_sent: usize,
+    is_finished: bool,
+}
+
+impl Responder {
+    /// Prepares to answer `request`, which `instance` was given.
+    ///
+    /// # Errors
+    ///
+    /// Triton's, where it has no response factory for us; the request is then
+    /// released without an answer, there being no way to send one.
+    pub(crate) fn new(request: Request, instance: Instance, batched: bool) -> Result<Self, Error> {
+        let factory = Arc::new(Factory::new(&request)?);
+        let n_dims = if batched { 2 } else { 1 };
+        Ok(Self {
+            request,
+            factory,
+            instance,
+            n_dims,
+            n_sent: 0,
+            is_finished: false,
+        })
+    }
+
+    pub(crate) fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Makes a probe that says whether the client has gone away.
+    pub(crate) fn cancel_probe(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let factory = Arc::clone(&self.factory);
+        move || factory.is_cancelled()
+    }
+
+    fn send_text(&mut self, text: &str, flags: u32) -> Result<(), Error> {
+        let mut response = ptr::null_mut();
+        // SAFETY: the factory is live; the response is ours until it is sent.
+        unsafe {
+            call!(TRITONBACKEND_ResponseNewFromFactory(
+                &mut response,
+                self.factory.0.as_ptr()
+            ))?;
+            if let Err(error) = self.fill(response, text) {
+                discard(api().TRITONBACKEND_ResponseDelete(response));
+                return Err(error);
+            }
+            self.n_sent += 1;
+            call!(TRITONBACKEND_ResponseSend(response, flags, ptr::null_mut()))
+        }
+    }
+
+    /// Writes `text` as the response's one output tensor.
+    ///
+    /// # Safety
+    ///
+    /// `response` is live and not sent yet.
+    unsafe fn fill(&self, response: *mut TRITONBACKEND_Response, text: &str) -> Result<(), Error> {
+        let length = u32::try_from(text.len()).map_err(|_| {
+            let message = format!("a response of {} bytes is too long for Triton", text.len());
+            Error::new(Code::Internal, message)
+        })?;
+        let byte_size = u64::from(length) + LENGTH_BYTES as u64;
+        let shape = [1_i64, 1];
+        let mut output = ptr::null_mut();
+        let mut buffer = ptr::null_mut();
+        let (mut memory, mut memory_id) = (TRITONSERVER_MEMORY_CPU, 0);
+        // SAFETY: the response is live; name and shape outlive the calls; the
+        // buffer holds `byte_size` bytes and is the CPU's where that is checked.
+        unsafe {
+            call!(TRITONBACKEND_ResponseOutput(
+                response,
+                &mut output,
+                OUTPUT.as_ptr(),
+                TRITONSERVER_TYPE_BYTES,
+                shape.as_ptr(),
+                self.n_dims
+            ))?;
+            call!(TRITONBACKEND_OutputBuffer(
+                output,
+                &mut buffer,
+                byte_size,
+                &mut memory,
+                &mut memory_id
+            ))?;
+            if memory == TRITONSERVER_MEMORY_GPU || buffer.is_null() {
+                let message = "output 'text_output' must be in CPU memory";
+                return Err(Error::new(Code::Unsupported, message));
+            }
+            let buffer = buffer.cast::<u8>();
+            ptr::copy_nonoverlapping(length.to_le_bytes().as_ptr(), buffer, LENGTH_BYTES);
+            ptr::copy_nonoverlapping(text.as_ptr(), buffer.add(LENGTH_BYTES), text.len());
+        }
+        Ok(())
+    }
+
+    /// Sends an error as the final response.
+    fn send_error(&self, error: &Error) {
+        let raw_error = error.clone().into_raw();
+        let mut response = ptr::null_mut();
+        // SAFETY: the factory is live; the response is Triton's once it is
+        // sent; the error stays ours and is deleted once, afterwards.
+        unsafe {
+            let factory = self.factory.0.as_ptr();
+            let flags = TRITONSERVER_RESPONSE_COMPLETE_FINAL;
+            match call!(TRITONBACKEND_ResponseNewFromFactory(&mut response, factory)) {
+                Ok(()) => discard(api().TRITONBACKEND_ResponseSend(response, flags, raw_error)),
+                Err(_) => discard(api().TRITONBACKEND_ResponseFactorySendFlags(factory, flags)),
+            }
+            api().TRITONSERVER_ErrorDelete(raw_error);
+        }
+    }
+
+    /// Reports the finished request to Triton's statistics.
+    fn report(&self, success: bool, times: Times) {
+        let end = now_ns();
+        let scheduled = times.scheduled_ns.unwrap_or(end);
+        let computed = times.computed_ns.unwrap_or(end).max(scheduled);
+        let instance = self.instance.as_ptr();
+        // SAFETY: instance and request are live.
+        unsafe {
+            discard(api().TRITONBACKEND_ModelInstanceReportStatistics(
+                instance,
+                self.request.as_ptr(),
+                success,
+                scheduled,
+                scheduled,
+                computed,
+                end,
+            ));
+            if success {
+                discard(api().TRITONBACKEND_ModelInstanceReportBatchStatistics(
+                    instance, 1, scheduled, scheduled, computed, end,
+                ));
+            }
+        }
+    }
+}
+
+impl Wire for Responder {
+    fn send(&mut self, text: &str) -> Result<(), Error> {
+        self.send_text(text, 0)
+    }
+
+    fn complete(&mut self, text: &str, times: Times) {
+        match self.send_text(text, TRITONSERVER_RESPONSE_COMPLETE_FINAL) {
+            Ok(()) => {
+                self.is_finished = true;
+                self.report(true, times);
+            }
+            Err(error) => self.fail(&error, times),
+        }
+    }
+
+    fn fail(&mut self, error: &Error, times: Times) {
+        if self.n_sent > 0 {
+            // The client already reads chunks: tell it in its own protocol too.
+            if let Err(error) = self.send_text(&reply::error(&error.message), 0) {
+                log::error!("triton-llm: an error chunk could not be sent: {error}");
+            }
+        }
+        self.is_finished = true;
+        self.send_error(error);
+        self.report(false, times);
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            let error = Error::new(
+                Code::Internal,
+                "the engine gave this request up; see the server's log",
+            );
+            self.fail(&error, Times::default());
+        }
+    }
+}
