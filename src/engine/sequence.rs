@@ -1,0 +1,187 @@
+//! One request's tokens, its progress through the KV cache, and its text.
+//!
+//! The scheduler owns every sequence, on the worker thread. A sequence knows nothing of the others,
+//! and decides nothing about slots and cells.
+
+use super::event::{FinishReason, Usage};
+use super::ids::{SequenceId, SlotId, Token};
+use super::plan::{Row, Sampled};
+use super::scheduler::NewSequence;
+use super::stop::StopFilter;
+use super::text::TextDecoder;
+
+/// A sequence from its submission to its end.
+///
+/// # Invariants
+/// - `n_computed <= tokens.len()`, and 0 without a slot.
+/// - While `n_computed < n_prefill` it prefills and holds `n_prefill` cells; afterwards it decodes
+///   and holds `n_computed` cells.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub(super) id: SequenceId,
+    /// Where its KV is; `None` while it waits.
+    slot: Option<SlotId>,
+    /// The prompt, then every token sampled. A sampled token gets its row in the next step.
+    tokens: Vec<Token>,
+    n_prompt: usize,
+    /// Tokens whose rows are in the KV, once the plan handed out last has run.
+    n_computed: usize,
+    /// Tokens known when it got its slot: those that run in chunks, with cells reserved.
+    n_prefill: usize,
+    /// Whether the plan handed out last has an output row of this sequence.
+    awaits_sample: bool,
+    /// Whether its `Started` event is out.
+    is_started: bool,
+    max_tokens: usize,
+    decoder: TextDecoder,
+    stop: StopFilter,
+}
+
+/// What one sampled token did to its sequence.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    /// The text to show now; may be empty.
+    pub(super) text: String,
+    /// Set when the sequence has ended.
+    pub(super) finish: Option<FinishReason>,
+}
+
+impl Sequence {
+    pub(super) fn new(new: NewSequence) -> Self {
+        let max_tokens = new.max_tokens.map(usize::try_from);
+        Self {
+            id: new.id,
+            slot: None,
+            n_prompt: new.prompt.len(),
+            tokens: new.prompt,
+            n_computed: 0,
+            n_prefill: 0,
+            awaits_sample: false,
+            is_started: false,
+            max_tokens: max_tokens.and_then(Result::ok).unwrap_or(usize::MAX),
+            decoder: TextDecoder::default(),
+            stop: StopFilter::new(&new.stop),
+        }
+    }
+
+    /// Where its KV is; `None` while it waits.
+    pub(super) fn slot(&self) -> Option<SlotId> {
+        self.slot
+    }
+
+    /// The prompt's tokens and those sampled so far.
+    pub(super) fn n_tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Tokens still to run in chunks.
+    pub(super) fn n_prefill_left(&self) -> usize {
+        self.n_prefill.saturating_sub(self.n_computed)
+    }
+
+    /// Whether its next row is a decode row: one that needs a further cell.
+    pub(super) fn is_ready_to_decode(&self) -> bool {
+        self.slot.is_some()
+            && self.n_computed >= self.n_prefill
+            && self.n_computed < self.tokens.len()
+    }
+
+    /// Begins to prefill in `slot`, where all its tokens have cells.
+    pub(super) fn enter(&mut self, slot: SlotId) {
+        self.slot = Some(slot);
+        self.restart();
+    }
+
+    /// Gives up its slot, if it has one, and with it everything that was computed.
+    pub(super) fn leave(&mut self) -> Option<SlotId> {
+        self.restart();
+        self.slot.take()
+    }
+
+    /// Counts nothing as computed: all its tokens run again. Tokens and text stay as they are.
+    pub(super) fn restart(&mut self) {
+        self.n_computed = 0;
+        self.n_prefill = self.tokens.len();
+    }
+
+    /// Adds the rows of its next tokens, at most `max_rows`.
+    pub(super) fn plan_rows(&mut self, max_rows: usize, rows: &mut Vec<Row>) {
+        let Some(slot) = self.slot else { return };
+        let n_tokens = self.tokens.len();
+        let end = n_tokens.min(self.n_computed.saturating_add(max_rows));
+        rows.extend((self.n_computed..end).map(|idx| Row {
+            sequence: self.id,
+            slot,
+            token: self.tokens[idx],
+            pos: count(idx),
+            output: idx + 1 == n_tokens,
+        }));
+        self.awaits_sample = self.n_computed < end && end == n_tokens;
+        self.n_computed = end;
+    }
+
+    /// Whether its `Started` event is due; true once.
+    pub(super) fn take_start(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_started, true)
+    }
+
+    /// Whether a token must be sampled for it; a second call says no.
+    pub(super) fn take_awaited(&mut self) -> bool {
+        std::mem::take(&mut self.awaits_sample)
+    }
+
+    /// Takes the token sampled after its output row.
+    pub(super) fn accept(&mut self, sampled: &Sampled, n_ctx: usize) -> Accepted {
+        self.tokens.push(sampled.token);
+        if sampled.end {
+            let text = self.finish_text(String::new()).text;
+            let finish = Some(FinishReason::Stop);
+            return Accepted { text, finish };
+        }
+        let decoded = self.decoder.push(&sampled.piece);
+        let filtered = self.stop.push(decoded);
+        if filtered.stopped {
+            let finish = Some(FinishReason::Stop);
+            let text = filtered.text;
+            return Accepted { text, finish };
+        }
+        if self.n_completion() >= self.max_tokens || self.tokens.len() >= n_ctx {
+            return self.finish_text(filtered.text);
+        }
+        Accepted {
+            text: filtered.text,
+            finish: None,
+        }
+    }
+
+    /// Adds to `text` what decoder and filter kept back; `Stop` if that completes a stop string.
+    fn finish_text(&mut self, mut text: String) -> Accepted {
+        let filtered = self.stop.push(self.decoder.finish().to_owned());
+        text.push_str(&filtered.text);
+        let finish = if filtered.stopped {
+            FinishReason::Stop
+        } else {
+            text.push_str(&self.stop.finish());
+            FinishReason::Length
+        };
+        let finish = Some(finish);
+        Accepted { text, finish }
+    }
+
+    /// What the sequence has cost so far.
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: count(self.n_prompt),
+            completion_tokens: count(self.n_completion()),
+            cached_tokens: 0,
+        }
+    }
+
+    fn n_completion(&self) -> usize {
+        self.tokens.len() - self.n_prompt
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).expect("the scheduler keeps n_ctx within u32")
+}

@@ -1,0 +1,190 @@
+//! A runner without a model: it keeps a KV cache as lists of tokens and checks every plan against
+//! it, and "samples" a token that depends on nothing but the sequence's own history.
+
+use triton_llm::engine::{FinishReason, NewSequence, Plan, Sampled, SequenceId, Token, Usage};
+
+/// What is sampled after `history`, the tokens of one sequence.
+pub type Sample = fn(SequenceId, &[Token]) -> Sampled;
+
+pub struct FakeRunner {
+    n_cells: usize,
+    n_batch: usize,
+    sample: Sample,
+    pub slots: Vec<FakeSlot>,
+}
+
+#[derive(Clone, Default)]
+pub struct FakeSlot {
+    pub owner: Option<SequenceId>,
+    pub tokens: Vec<Token>,
+}
+
+impl FakeRunner {
+    pub fn new(n_slots: usize, n_cells: usize, n_batch: usize, sample: Sample) -> Self {
+        Self {
+            n_cells,
+            n_batch,
+            sample,
+            slots: vec![FakeSlot::default(); n_slots],
+        }
+    }
+
+    pub fn run(&mut self, plan: &Plan) -> Vec<Sampled> {
+        self.run_part(plan, plan.rows.len())
+    }
+
+    /// Evicts, then runs only the first `n_rows` rows, as a run that fails half-way does.
+    pub fn run_part(&mut self, plan: &Plan, n_rows: usize) -> Vec<Sampled> {
+        assert!(plan.evict.is_sorted(), "evict not ascending: {plan:?}");
+        assert!(
+            plan.rows.len() <= self.n_batch,
+            "more rows than n_batch: {plan:?}"
+        );
+        for slot in &plan.evict {
+            self.slots[usize::from(slot.0)] = FakeSlot::default();
+        }
+        let mut out: Vec<Sampled> = Vec::new();
+        for row in plan.rows.iter().take(n_rows) {
+            let slot = &mut self.slots[usize::from(row.slot.0)];
+            let owner = *slot.owner.get_or_insert(row.sequence);
+            assert_eq!(owner, row.sequence, "slot is another's: {row:?}");
+            assert_eq!(
+                slot.tokens.len(),
+                row.pos as usize,
+                "hole or double: {row:?}"
+            );
+            slot.tokens.push(row.token);
+            assert!(
+                !out.iter().any(|s| s.sequence == owner),
+                "row after output: {row:?}"
+            );
+            if row.output {
+                out.push((self.sample)(owner, &slot.tokens));
+            }
+        }
+        let n_used: usize = self.slots.iter().map(|slot| slot.tokens.len()).sum();
+        assert!(n_used <= self.n_cells, "{n_used} cells used: {plan:?}");
+        let mut owners: Vec<_> = self.slots.iter().filter_map(|slot| slot.owner).collect();
+        owners.sort_unstable();
+        let n_owners = owners.len();
+        owners.dedup();
+        assert_eq!(owners.len(), n_owners, "a sequence is in two slots");
+        out
+    }
+}
+
+/// Pieces whose joins make and break characters and the stop strings of the random tests.
+const PIECES: [&[u8]; 16] = [
+    b"",
+    b"a",
+    b"b",
+    b"ab",
+    b"aab",
+    b"c ",
+    b"stop",
+    b"st",
+    b"op",
+    b"\xE2",
+    b"\x82\xAC",
+    b"\xE2\x82",
+    b"\xAC",
+    "\u{20AC}".as_bytes(),
+    b"\xFF",
+    b"xyz",
+];
+
+/// One of 16 pieces or, one time in 24, the end: chosen by a hash of all of `history`.
+pub fn sample_by_history(sequence: SequenceId, history: &[Token]) -> Sampled {
+    let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+    for token in history {
+        hash = (hash ^ u64::from(token.0.cast_unsigned())).wrapping_mul(0x0100_0000_01B3);
+        hash ^= hash >> 29;
+    }
+    let choice = (hash % 24) as usize;
+    Sampled {
+        sequence,
+        token: Token((hash >> 40) as i32),
+        piece: PIECES[choice % PIECES.len()].to_vec(),
+        end: choice == 23,
+    }
+}
+
+/// A token that never ends anything: the text is one `x` per token.
+pub fn sample_x(sequence: SequenceId, history: &[Token]) -> Sampled {
+    Sampled {
+        sequence,
+        token: Token(history.len() as i32),
+        piece: b"x".to_vec(),
+        end: false,
+    }
+}
+
+/// What a sequence must give, whatever runs beside it.
+#[derive(Debug, PartialEq)]
+pub struct Answer {
+    pub text: String,
+    pub reason: FinishReason,
+    pub usage: Usage,
+}
+
+/// Generates without scheduler, cache or streaming: from whole history and whole text.
+pub fn generate_alone(new: &NewSequence, n_ctx: usize, sample: Sample) -> Answer {
+    let mut history = new.prompt.clone();
+    let mut bytes = Vec::new();
+    let (text, reason) = loop {
+        let sampled = sample(new.id, &history);
+        history.push(sampled.token);
+        if sampled.end {
+            let text = String::from_utf8_lossy(&bytes);
+            let cut = find_first_stop(&text, &new.stop).unwrap_or(text.len());
+            break (text[..cut].to_owned(), FinishReason::Stop);
+        }
+        bytes.extend(sampled.piece);
+        let n_completion = history.len() - new.prompt.len();
+        let is_last = history.len() >= n_ctx
+            || new
+                .max_tokens
+                .is_some_and(|max| n_completion >= max as usize);
+        let text = if is_last {
+            String::from_utf8_lossy(&bytes)
+        } else {
+            String::from_utf8_lossy(&bytes[..n_whole_bytes(&bytes)])
+        };
+        if let Some(cut) = find_first_stop(&text, &new.stop) {
+            break (text[..cut].to_owned(), FinishReason::Stop);
+        }
+        if is_last {
+            break (text.into_owned(), FinishReason::Length);
+        }
+    };
+    let usage = Usage {
+        prompt_tokens: new.prompt.len() as u32,
+        completion_tokens: (history.len() - new.prompt.len()) as u32,
+        cached_tokens: 0,
+    };
+    Answer {
+        text,
+        reason,
+        usage,
+    }
+}
+
+/// Where the stop string begins that is complete first; of several at one place, the longest.
+pub fn find_first_stop(text: &str, stops: &[String]) -> Option<usize> {
+    (0..=text.len()).find_map(|end| {
+        let complete = stops
+            .iter()
+            .filter(|stop| !stop.is_empty() && text.as_bytes()[..end].ends_with(stop.as_bytes()));
+        complete.map(String::len).max().map(|n_bytes| end - n_bytes)
+    })
+}
+
+/// Bytes before a character at the end that may still be completed.
+pub fn n_whole_bytes(bytes: &[u8]) -> usize {
+    let is_cut_short = |start: &usize| {
+        let end = std::str::from_utf8(&bytes[*start..]);
+        end.is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+    };
+    let mut starts = bytes.len().saturating_sub(3)..bytes.len();
+    starts.find(is_cut_short).unwrap_or(bytes.len())
+}

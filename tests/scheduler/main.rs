@@ -1,0 +1,6 @@
+//! Tests of the engine through its public face: tables, and random sequences of operations.
+
+mod fake;
+mod policy;
+mod random;
+mod text;
