@@ -1,0 +1,107 @@
+//! Why a model configuration is refused: the text ends up as the model's load error.
+//!
+//! Built on Triton's model-initialize thread; every text names the field, the
+//! value found and what may stand there.
+
+use crate::protocol::{ParameterError, RequestError};
+
+use super::MAX_SLOTS;
+
+/// Why a model configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("the model configuration is not JSON that we read: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("max_batch_size = {value}: must be between 0 and {}", i32::MAX)]
+    MaxBatchSize { value: i64 },
+    #[error("unknown {direction} '{name}': known are {known}")]
+    UnknownTensor {
+        direction: &'static str,
+        name: String,
+        known: String,
+    },
+    #[error("{direction} '{name}' is declared twice")]
+    RepeatedTensor {
+        direction: &'static str,
+        name: String,
+    },
+    #[error("{direction} '{name}': data_type = {found}: must be TYPE_STRING")]
+    TensorType {
+        direction: &'static str,
+        name: String,
+        found: String,
+    },
+    #[error("{direction} '{name}': dims = {found:?}: must be [1] or [-1]")]
+    TensorDims {
+        direction: &'static str,
+        name: String,
+        found: Vec<i64>,
+    },
+    #[error(
+        "{direction} '{name}' is missing and auto-complete is off: add {direction} \
+         [ {{ name: \"{name}\" data_type: TYPE_STRING dims: [ {dim} ] }} ]"
+    )]
+    MissingTensor {
+        direction: &'static str,
+        name: &'static str,
+        dim: i64,
+    },
+    #[error(
+        "model_transaction_policy.decoupled is false and auto-complete is off: add \
+         model_transaction_policy {{ decoupled: true }}"
+    )]
+    NotDecoupled,
+    #[error("{field} is not supported: remove it, requests are batched by the backend itself")]
+    Scheduling { field: &'static str },
+    #[error(
+        "instance_group[{group}] asks for {found} with count = {count}: count must be at most \
+         {MAX_SLOTS}"
+    )]
+    InstanceCount {
+        group: usize,
+        found: &'static str,
+        count: u32,
+    },
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    #[error("config parameter 'sampling_parameters': {0}")]
+    Defaults(#[source] RequestError),
+    #[error("config parameters 'chat_template' and 'chat_template_file' are both set: keep one")]
+    TwoTemplates,
+    #[error("config parameter '{name}' = {value}: must be at most '{other}' = {limit}")]
+    AboveOther {
+        name: &'static str,
+        value: u32,
+        other: &'static str,
+        limit: u32,
+    },
+    #[error(
+        "config parameter 'n_parallel' = {n_parallel}: with {n_instances} instances that is \
+         {n_slots} slots, must be at most {MAX_SLOTS}"
+    )]
+    TooManySlots {
+        n_parallel: u32,
+        n_instances: usize,
+        n_slots: usize,
+    },
+    #[error(
+        "config parameter 'n_batch' = {n_batch}: must be at least {n_slots}, one token for each \
+         of the slots (n_parallel = {n_parallel} x {n_instances} instances)"
+    )]
+    BatchBelowSlots {
+        n_batch: u32,
+        n_slots: usize,
+        n_parallel: u32,
+        n_instances: usize,
+    },
+    #[error(
+        "config parameter 'cache_type_v' = \"{cache_type}\": must be f32, f16 or bf16 where \
+         'flash_attn' is \"off\""
+    )]
+    QuantizedWithoutFlash { cache_type: &'static str },
+    #[error(
+        "instance_group asks for KIND_GPU but this build has no CUDA, or this machine no GPU: use \
+         KIND_CPU or KIND_AUTO"
+    )]
+    NoGpu,
+}

@@ -1,0 +1,78 @@
+//! The model configuration: what the user wrote, checked, and what the program needs.
+//!
+//! Triton's model-initialize thread calls [`autocomplete`], [`parse`] and
+//! [`placement`] once per load. Pure: the configuration comes in as Triton's
+//! JSON text and nothing here reads files, devices or the clock; whether paths
+//! exist is found out by those who open them.
+
+mod autocomplete;
+mod error;
+pub mod parameters;
+mod placement;
+mod raw;
+mod tensors;
+
+pub use autocomplete::{Completed, autocomplete};
+pub use error::ConfigError;
+pub use parameters::{CacheType, FlashAttn, Parameters};
+pub use placement::{Device, Placement, placement};
+pub use raw::{InstanceGroup, InstanceKind};
+
+use raw::RawConfig;
+
+/// Slots over all instances of a model: llama.cpp's limit on sequences in one context.
+pub const MAX_SLOTS: usize = 256;
+
+/// A model configuration that has been checked as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    pub name: String,
+    /// 0 where requests have no batch dimension.
+    pub max_batch_size: u32,
+    /// Whether the model may answer a request with several responses.
+    pub decoupled: bool,
+    /// As Triton resolved them; may be empty only where Triton has not done so.
+    pub instance_groups: Vec<InstanceGroup>,
+    /// Instances that Triton creates, over all groups and devices; at least 1.
+    pub n_instances: usize,
+    /// Requests that run at the same time, over all instances; at most [`MAX_SLOTS`].
+    pub n_slots: usize,
+    pub parameters: Parameters,
+}
+
+/// Reads a configuration and the remarks for the log that go with it.
+///
+/// Where `auto_complete` is on, `config_json` is what [`autocomplete`] made of
+/// the configuration; where it is off, missing tensors and a policy that is
+/// not decoupled are errors that say what to write.
+pub fn parse(
+    config_json: &str,
+    auto_complete: bool,
+) -> Result<(ModelConfig, Vec<String>), ConfigError> {
+    let raw = RawConfig::read(config_json)?;
+    raw.check_scheduling()?;
+    tensors::check_declared(&raw)?;
+    let mut notes = Vec::new();
+    if !auto_complete {
+        tensors::check_complete(&raw)?;
+        if !raw.is_decoupled() {
+            return Err(ConfigError::NotDecoupled);
+        }
+        if raw.declares_input(tensors::PARAMETERS) {
+            notes.push(tensors::parameters_advice());
+        }
+    }
+    let n_instances = raw.n_instances();
+    let parameters = Parameters::read(&raw.parameters)?;
+    let n_slots = parameters.n_slots(n_instances)?;
+    let config = ModelConfig {
+        max_batch_size: raw.max_batch_size()?,
+        decoupled: raw.is_decoupled(),
+        name: raw.name,
+        instance_groups: raw.instance_group,
+        n_instances,
+        n_slots,
+        parameters,
+    };
+    Ok((config, notes))
+}

@@ -1,0 +1,184 @@
+//! Triton's model configuration as written: the JSON form of its protobuf message.
+//!
+//! Read by `parse` and `autocomplete` on the model-initialize thread. Holds
+//! only the fields that we look at, with the defaults protobuf gives them;
+//! says nothing about what they should be.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, Visitor};
+
+use super::ConfigError;
+use super::MAX_SLOTS;
+
+/// The fields of a model configuration that concern us.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawConfig {
+    pub(crate) name: String,
+    pub(crate) max_batch_size: Int64,
+    pub(crate) input: Vec<RawTensor>,
+    pub(crate) output: Vec<RawTensor>,
+    pub(crate) instance_group: Vec<InstanceGroup>,
+    pub(crate) model_transaction_policy: Option<RawPolicy>,
+    pub(crate) parameters: BTreeMap<String, RawParameter>,
+    sequence_batching: Option<IgnoredAny>,
+    ensemble_scheduling: Option<IgnoredAny>,
+}
+
+/// A declared input or output.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawTensor {
+    pub(crate) name: String,
+    pub(crate) data_type: String,
+    pub(crate) dims: Vec<Int64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawPolicy {
+    pub(crate) decoupled: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawParameter {
+    pub(crate) string_value: String,
+}
+
+/// A group of instances that share a kind of device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct InstanceGroup {
+    pub kind: InstanceKind,
+    /// Instances, per GPU for KIND_GPU; 0 counts as 1.
+    pub count: u32,
+    /// Device numbers, for KIND_GPU.
+    pub gpus: Vec<u32>,
+}
+
+/// Where a group's instances run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum InstanceKind {
+    #[default]
+    #[serde(rename = "KIND_AUTO")]
+    Auto,
+    #[serde(rename = "KIND_CPU")]
+    Cpu,
+    #[serde(rename = "KIND_GPU")]
+    Gpu,
+    #[serde(rename = "KIND_MODEL")]
+    Model,
+}
+
+impl RawConfig {
+    pub(crate) fn read(config_json: &str) -> Result<Self, ConfigError> {
+        let raw: Self = serde_json::from_str(config_json)?;
+        for (group, instances) in raw.instance_group.iter().enumerate() {
+            // Bounds the sums below, whatever was written.
+            if instances.count as usize > MAX_SLOTS {
+                return Err(ConfigError::InstanceCount {
+                    group,
+                    found: instances.kind.as_str(),
+                    count: instances.count,
+                });
+            }
+        }
+        Ok(raw)
+    }
+
+    /// Refuses schedulers that would hold requests back or split them.
+    pub(crate) fn check_scheduling(&self) -> Result<(), ConfigError> {
+        for (field, written) in [
+            ("sequence_batching", &self.sequence_batching),
+            ("ensemble_scheduling", &self.ensemble_scheduling),
+        ] {
+            if written.is_some() {
+                return Err(ConfigError::Scheduling { field });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_decoupled(&self) -> bool {
+        self.model_transaction_policy
+            .as_ref()
+            .is_some_and(|policy| policy.decoupled)
+    }
+
+    pub(crate) fn declares_input(&self, name: &str) -> bool {
+        self.input.iter().any(|tensor| tensor.name == name)
+    }
+
+    pub(crate) fn max_batch_size(&self) -> Result<u32, ConfigError> {
+        let value = self.max_batch_size.0;
+        match u32::try_from(value) {
+            Ok(size) if size <= i32::MAX as u32 => Ok(size),
+            _ => Err(ConfigError::MaxBatchSize { value }),
+        }
+    }
+
+    /// Instances that Triton creates: each group's count, on each of its GPUs.
+    pub(crate) fn n_instances(&self) -> usize {
+        let n_instances: usize = self
+            .instance_group
+            .iter()
+            .map(|group| group.n_per_device() * group.gpus.len().max(1))
+            .sum();
+        n_instances.max(1)
+    }
+}
+
+impl InstanceGroup {
+    /// Instances on each device of the group.
+    pub(crate) fn n_per_device(&self) -> usize {
+        self.count.max(1) as usize
+    }
+}
+
+impl InstanceKind {
+    /// Triton's name for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            InstanceKind::Auto => "KIND_AUTO",
+            InstanceKind::Cpu => "KIND_CPU",
+            InstanceKind::Gpu => "KIND_GPU",
+            InstanceKind::Model => "KIND_MODEL",
+        }
+    }
+}
+
+/// A 64-bit integer, which protobuf's JSON writes as a string and Triton as a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Int64(pub(crate) i64);
+
+impl<'de> Deserialize<'de> for Int64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Int64Visitor;
+
+        impl Visitor<'_> for Int64Visitor {
+            type Value = Int64;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a 64-bit integer")
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Int64, E> {
+                Ok(Int64(value))
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Int64, E> {
+                i64::try_from(value).map(Int64).map_err(E::custom)
+            }
+
+            fn visit_str<E: Error>(self, value: &str) -> Result<Int64, E> {
+                value.parse().map(Int64).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Int64Visitor)
+    }
+}

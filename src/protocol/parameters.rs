@@ -1,0 +1,360 @@
+//! The request parameters: how to sample, when to stop, whether to stream.
+//!
+//! [`TABLE`] is the one place that knows them; `protocol::parse` reads request
+//! parameters and sampling JSON through it on the intake thread, and `config`
+//! the model's defaults at load. Names and ranges follow vLLM, with
+//! llama.cpp's names as synonyms.
+
+use serde_json::Value;
+
+use super::error::RequestError;
+use super::json;
+use super::table::{Given, Kind, Limit, Parameter, Rules, Table};
+use super::{MAX_PARAMETERS, MAX_SAMPLING_JSON_BYTES};
+
+/// How the next token is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingParams {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// 0 is off.
+    pub top_k: u32,
+    /// 1 is off.
+    pub top_p: f32,
+    /// 0 is off.
+    pub min_p: f32,
+    /// 1 is off.
+    pub typical_p: f32,
+    /// 1 is off.
+    pub repetition_penalty: f32,
+    /// 0 is off.
+    pub presence_penalty: f32,
+    /// 0 is off.
+    pub frequency_penalty: f32,
+    /// `None` draws a new one for each request.
+    pub seed: Option<u64>,
+    /// Whether the model's end of text is no end.
+    pub ignore_eos: bool,
+    /// Tokens before which the end of text is no end; at most `max_tokens`.
+    pub min_tokens: u32,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: None,
+            ignore_eos: false,
+            min_tokens: 0,
+        }
+    }
+}
+
+/// Everything that request parameters can set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub streaming: bool,
+    pub sampling: SamplingParams,
+    pub max_tokens: Option<u32>,
+    pub stop: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            streaming: true,
+            sampling: SamplingParams::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+        }
+    }
+}
+
+/// What a request that says nothing gets: the model configuration's `sampling_parameters`.
+pub type RequestDefaults = Settings;
+
+/// Below this a temperature overflows the logits it divides; vLLM has the same floor.
+const MIN_TEMPERATURE: f32 = 0.01;
+
+/// The request parameters, in the order the documentation lists them.
+pub static TABLE: Table<Settings> = Table {
+    noun: "parameter",
+    rows: &[
+        Parameter {
+            name: "max_tokens",
+            synonyms: &["max_completion_tokens", "max_new_tokens", "n_predict"],
+            kind: Kind::Whole {
+                min: 1,
+                max: Limit::Context,
+                minus_one: Some("no limit"),
+                set: |s, n| s.max_tokens = u32::try_from(n).ok(),
+            },
+            default: "-1",
+            meaning: "Tokens to generate at most; without a limit, until the model stops or the context is full",
+        },
+        Parameter {
+            name: "temperature",
+            synonyms: &["temp"],
+            kind: Kind::Number {
+                min: 0.0,
+                above_min: false,
+                max: 100.0,
+                set: |s, x| {
+                    s.sampling.temperature = if x > 0.0 { x.max(MIN_TEMPERATURE) } else { 0.0 };
+                },
+            },
+            default: "1",
+            meaning: "Randomness; 0 always takes the likeliest token, values up to 0.01 count as 0.01",
+        },
+        Parameter {
+            name: "top_k",
+            synonyms: &[],
+            kind: Kind::Whole {
+                min: 0,
+                max: Limit::At(i32::MAX as i128),
+                minus_one: Some("off"),
+                set: |s, n| s.sampling.top_k = u32::try_from(n).unwrap_or(0),
+            },
+            default: "0",
+            meaning: "Sample among this many likeliest tokens; 0 is off",
+        },
+        Parameter {
+            name: "top_p",
+            synonyms: &[],
+            kind: Kind::Number {
+                min: 0.0,
+                above_min: true,
+                max: 1.0,
+                // A tiny double is above 0 but would round to 0 as a float.
+                set: |s, x| s.sampling.top_p = x.max(f32::MIN_POSITIVE),
+            },
+            default: "1",
+            meaning: "Sample among the likeliest tokens that together have this probability; 1 is off",
+        },
+        Parameter {
+            name: "min_p",
+            synonyms: &[],
+            kind: Kind::Number {
+                min: 0.0,
+                above_min: false,
+                max: 1.0,
+                set: |s, x| s.sampling.min_p = x,
+            },
+            default: "0",
+            meaning: "Drop tokens less likely than this share of the likeliest one; 0 is off",
+        },
+        Parameter {
+            name: "typical_p",
+            synonyms: &["typical", "typ_p"],
+            kind: Kind::Number {
+                min: 0.0,
+                above_min: true,
+                max: 1.0,
+                set: |s, x| s.sampling.typical_p = x.max(f32::MIN_POSITIVE),
+            },
+            default: "1",
+            meaning: "Locally typical sampling with this probability; 1 is off",
+        },
+        Parameter {
+            name: "repetition_penalty",
+            synonyms: &["repeat_penalty"],
+            kind: Kind::Number {
+                min: 0.01,
+                above_min: false,
+                max: 10.0,
+                set: |s, x| s.sampling.repetition_penalty = x,
+            },
+            default: "1",
+            meaning: "Factor against tokens that already occurred; above 1 discourages, 1 is off",
+        },
+        Parameter {
+            name: "presence_penalty",
+            synonyms: &[],
+            kind: Kind::Number {
+                min: -2.0,
+                above_min: false,
+                max: 2.0,
+                set: |s, x| s.sampling.presence_penalty = x,
+            },
+            default: "0",
+            meaning: "Subtracted once from the logit of each token that already occurred",
+        },
+        Parameter {
+            name: "frequency_penalty",
+            synonyms: &[],
+            kind: Kind::Number {
+                min: -2.0,
+                above_min: false,
+                max: 2.0,
+                set: |s, x| s.sampling.frequency_penalty = x,
+            },
+            default: "0",
+            meaning: "Subtracted from a token's logit for each time it already occurred",
+        },
+        Parameter {
+            name: "seed",
+            synonyms: &[],
+            kind: Kind::Whole {
+                min: 0,
+                max: Limit::At(u64::MAX as i128),
+                minus_one: Some("random"),
+                set: |s, n| s.sampling.seed = u64::try_from(n).ok(),
+            },
+            default: "-1",
+            meaning: "Seed of the random numbers; the same seed gives the same text",
+        },
+        Parameter {
+            name: "stop",
+            synonyms: &[],
+            kind: Kind::StopStrings {
+                set: |s, stop| s.stop = stop,
+            },
+            default: "none",
+            meaning: "The answer ends before any of these; a string that is a JSON list of strings counts as that list",
+        },
+        Parameter {
+            name: "ignore_eos",
+            synonyms: &[],
+            kind: Kind::Flag {
+                set: |s, flag| s.sampling.ignore_eos = flag,
+            },
+            default: "false",
+            meaning: "Go on where the model would stop",
+        },
+        Parameter {
+            name: "min_tokens",
+            synonyms: &[],
+            kind: Kind::Whole {
+                min: 0,
+                max: Limit::Context,
+                minus_one: None,
+                set: |s, n| s.sampling.min_tokens = u32::try_from(n).unwrap_or(0),
+            },
+            default: "0",
+            meaning: "Tokens to generate before the model may stop; at most max_tokens",
+        },
+        Parameter {
+            name: "streaming",
+            synonyms: &["stream"],
+            kind: Kind::Flag {
+                set: |s, flag| s.streaming = flag,
+            },
+            default: "true",
+            meaning: "One response per token; false gives one response with the whole text, as `/generate` needs",
+        },
+    ],
+};
+
+/// Names that belong to Triton itself and reach us as request parameters.
+const TRITON_NAMES: [&str; 5] = [
+    "priority",
+    "timeout",
+    "sequence_id",
+    "sequence_start",
+    "sequence_end",
+];
+
+/// Whether a name is Triton's own and none of our business.
+pub(crate) fn passes(name: &str) -> bool {
+    name.starts_with("triton_") || TRITON_NAMES.contains(&name)
+}
+
+/// Reads the defaults that a model configuration sets, a JSON object of request parameters.
+pub fn defaults(text: &str) -> Result<RequestDefaults, RequestError> {
+    let mut settings = Settings::default();
+    let rules = Rules {
+        n_ctx: None,
+        strict: true,
+        passes: |_| false,
+    };
+    let pairs = json_pairs("sampling_parameters", text)?;
+    let given = TABLE.read(&mut settings, pairs, &rules)?;
+    reconcile(&mut settings, &given)?;
+    Ok(settings)
+}
+
+/// The members of a JSON object of parameters; a null is a parameter not given.
+///
+/// Empty text is an empty object: Triton's `zero_data` warm-up sends that.
+pub(crate) fn json_pairs(
+    name: &'static str,
+    text: &str,
+) -> Result<Vec<(String, Given)>, RequestError> {
+    if text.len() > MAX_SAMPLING_JSON_BYTES {
+        return Err(RequestError::InputTooLong {
+            name,
+            n_bytes: text.len(),
+            max_bytes: MAX_SAMPLING_JSON_BYTES,
+        });
+    }
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let members = json::object(text).map_err(|source| RequestError::Json { name, source })?;
+    if members.len() > MAX_PARAMETERS {
+        return Err(RequestError::TooManyParameters {
+            n_parameters: members.len(),
+            limit: MAX_PARAMETERS,
+        });
+    }
+    Ok(members
+        .into_iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| (name, given(value)))
+        .collect())
+}
+
+fn given(value: Value) -> Given {
+    match value {
+        Value::Bool(flag) => Given::Flag(flag),
+        Value::String(text) => Given::Text(text),
+        Value::Number(number) => match number.as_i128() {
+            Some(whole) => Given::Whole(whole),
+            None => Given::Number(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::Array(elements) => {
+            let strings: Option<Vec<String>> = elements
+                .into_iter()
+                .map(|element| match element {
+                    Value::String(text) => Some(text),
+                    _ => None,
+                })
+                .collect();
+            strings.map_or(Given::Other("a list"), Given::Strings)
+        }
+        other => Given::Other(json::describe(Some(&other))),
+    }
+}
+
+/// Makes `min_tokens` fit `max_tokens`; an error only where the request asked for both.
+///
+/// A request that sets just a small `max_tokens` is not at fault for the
+/// configured `min_tokens`, nor one that sets `min_tokens` for the configured
+/// `max_tokens`: the setting that was given wins.
+pub(crate) fn reconcile(settings: &mut Settings, given: &[&str]) -> Result<(), RequestError> {
+    let min_tokens = settings.sampling.min_tokens;
+    let Some(max_tokens) = settings.max_tokens else {
+        return Ok(());
+    };
+    if min_tokens <= max_tokens {
+        return Ok(());
+    }
+    match (given.contains(&"min_tokens"), given.contains(&"max_tokens")) {
+        (true, false) => settings.max_tokens = Some(min_tokens),
+        (false, _) => settings.sampling.min_tokens = max_tokens,
+        (true, true) => {
+            return Err(RequestError::MinAboveMax {
+                min_tokens,
+                max_tokens,
+            });
+        }
+    }
+    Ok(())
+}

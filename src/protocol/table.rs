@@ -1,0 +1,458 @@
+//! The reader of named parameters: one row of a table per parameter.
+//!
+//! `protocol::parameters` holds the table of request parameters and
+//! `config::parameters` that of the model configuration; this file turns a
+//! row into parsing, synonyms, ranges, error texts and suggestions, so adding
+//! a parameter is adding a row. Pure; called on any thread.
+
+use super::{MAX_STOP_BYTES, MAX_STOP_STRINGS, ParamValue};
+
+/// Characters of a client's text that an error quotes at most.
+const MAX_QUOTED_CHARS: usize = 64;
+/// Bytes of an unknown name for which a suggestion is looked for.
+const MAX_SUGGESTED_BYTES: usize = 64;
+
+/// A set of parameters that are read into a `T`.
+pub struct Table<T: 'static> {
+    /// What error texts call one of them.
+    pub noun: &'static str,
+    pub rows: &'static [Parameter<T>],
+}
+
+/// One parameter: its names, what it takes, and what it means.
+pub struct Parameter<T: 'static> {
+    pub name: &'static str,
+    pub synonyms: &'static [&'static str],
+    pub kind: Kind<T>,
+    /// The default, in words.
+    pub default: &'static str,
+    /// One sentence with the unit, for the documentation.
+    pub meaning: &'static str,
+}
+
+/// What a parameter takes and where it is stored; `set` only sees values in range.
+pub enum Kind<T> {
+    Number {
+        min: f64,
+        /// Whether `min` itself is out of range.
+        above_min: bool,
+        max: f64,
+        set: fn(&mut T, f32),
+    },
+    Whole {
+        min: i128,
+        max: Limit,
+        /// What -1 means, where it is taken beside the range.
+        minus_one: Option<&'static str>,
+        set: fn(&mut T, i128),
+    },
+    Flag {
+        set: fn(&mut T, bool),
+    },
+    Choice {
+        names: &'static [&'static str],
+        /// Receives the index in `names`.
+        set: fn(&mut T, usize),
+    },
+    Text {
+        max_bytes: usize,
+        set: fn(&mut T, String),
+    },
+    StopStrings {
+        set: fn(&mut T, Vec<String>),
+    },
+}
+
+/// The upper end of a range of whole numbers.
+#[derive(Clone, Copy, Debug)]
+pub enum Limit {
+    At(i128),
+    /// The tokens one sequence may hold.
+    Context,
+}
+
+impl Limit {
+    fn at(self, n_ctx: Option<u32>) -> i128 {
+        match self {
+            Limit::At(max) => max,
+            Limit::Context => n_ctx.unwrap_or(u32::MAX).into(),
+        }
+    }
+}
+
+/// A value as some source gave it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Given {
+    Whole(i128),
+    Number(f64),
+    Flag(bool),
+    Text(String),
+    Strings(Vec<String>),
+    /// A JSON value that no parameter takes, in words.
+    Other(&'static str),
+}
+
+/// What depends on the model rather than on the table.
+pub struct Rules {
+    /// The value of [`Limit::Context`]; unlimited where it is not known yet.
+    pub n_ctx: Option<u32>,
+    /// Whether unknown names are errors.
+    pub strict: bool,
+    /// Names that are left alone although the table lacks them.
+    pub passes: fn(&str) -> bool,
+}
+
+/// Why a parameter is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParameterError {
+    #[error("{noun} '{name}' = {value}: must be {expected}")]
+    Value {
+        noun: &'static str,
+        name: String,
+        value: String,
+        expected: String,
+    },
+    #[error("unknown {noun} '{name}': did you mean '{nearest}'?")]
+    Misspelt {
+        noun: &'static str,
+        name: String,
+        nearest: &'static str,
+    },
+    #[error("unknown {noun} '{name}': known are {known}")]
+    Unknown {
+        noun: &'static str,
+        name: String,
+        known: String,
+    },
+    #[error("{noun} '{name}' is given twice")]
+    Repeated { noun: &'static str, name: String },
+    #[error("{noun} '{name}' is given twice, as '{first}' and as '{second}'")]
+    TwoNames {
+        noun: &'static str,
+        name: &'static str,
+        first: String,
+        second: String,
+    },
+}
+
+impl<T> Table<T> {
+    /// Stores one source's values in `target` and returns the names, without synonyms, it gave.
+    pub fn read(
+        &self,
+        target: &mut T,
+        given: impl IntoIterator<Item = (String, Given)>,
+        rules: &Rules,
+    ) -> Result<Vec<&'static str>, ParameterError> {
+        let mut seen: Vec<(&'static str, String)> = Vec::new();
+        for (name, value) in given {
+            let Some(row) = self.rows.iter().find(|row| row.is_called(&name)) else {
+                if !rules.strict || (rules.passes)(&name) {
+                    continue;
+                }
+                return Err(self.unknown(&name));
+            };
+            if let Some((_, first)) = seen.iter().find(|(known, _)| *known == row.name) {
+                return Err(self.twice(row.name, first, &name));
+            }
+            row.kind
+                .store(target, &value, rules.n_ctx)
+                .map_err(|refusal| ParameterError::Value {
+                    noun: self.noun,
+                    name: name.clone(),
+                    value: refusal.value,
+                    expected: refusal.expected,
+                })?;
+            seen.push((row.name, name));
+        }
+        Ok(seen.into_iter().map(|(name, _)| name).collect())
+    }
+
+    fn twice(&self, name: &'static str, first: &str, second: &str) -> ParameterError {
+        if first == second {
+            return ParameterError::Repeated {
+                noun: self.noun,
+                name: first.to_owned(),
+            };
+        }
+        ParameterError::TwoNames {
+            noun: self.noun,
+            name,
+            first: first.to_owned(),
+            second: second.to_owned(),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> ParameterError {
+        let noun = self.noun;
+        let shown = shortened(name);
+        if let Some(nearest) = self.nearest(name) {
+            return ParameterError::Misspelt {
+                noun,
+                name: shown,
+                nearest,
+            };
+        }
+        let known: Vec<_> = self.rows.iter().map(|row| row.name).collect();
+        ParameterError::Unknown {
+            noun,
+            name: shown,
+            known: known.join(", "),
+        }
+    }
+
+    /// The known name, synonyms included, that is a few typing errors away.
+    fn nearest(&self, name: &str) -> Option<&'static str> {
+        if name.len() > MAX_SUGGESTED_BYTES {
+            return None;
+        }
+        let name = name.to_lowercase().replace('-', "_");
+        self.rows
+            .iter()
+            .flat_map(|row| std::iter::once(&row.name).chain(row.synonyms))
+            .map(|known| (strsim::damerau_levenshtein(&name, known), *known))
+            .filter(|(distance, known)| *distance <= (known.len() / 3).clamp(1, 3))
+            .min_by_key(|(distance, _)| *distance)
+            .map(|(_, known)| known)
+    }
+}
+
+impl<T> Parameter<T> {
+    fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.synonyms.contains(&name)
+    }
+}
+
+/// The two halves of "= 7: must be between 0 and 1".
+struct Refusal {
+    value: String,
+    expected: String,
+}
+
+impl<T> Kind<T> {
+    /// What it takes, in a word or two.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Kind::Number { .. } => "number",
+            Kind::Whole { .. } => "whole number",
+            Kind::Flag { .. } => "boolean",
+            Kind::Choice { .. } | Kind::Text { .. } => "string",
+            Kind::StopStrings { .. } => "string or list of strings",
+        }
+    }
+
+    /// The values it takes, as error texts and the documentation put it.
+    pub fn range(&self, n_ctx: Option<u32>) -> String {
+        match self {
+            Kind::Number {
+                min,
+                above_min: false,
+                max,
+                ..
+            } => format!("between {min} and {max}"),
+            Kind::Number { min, max, .. } => format!("above {min} and at most {max}"),
+            Kind::Whole {
+                min,
+                max,
+                minus_one,
+                ..
+            } => {
+                let max = match (max, n_ctx) {
+                    (Limit::Context, None) => "n_ctx".to_owned(),
+                    (max, n_ctx) => max.at(n_ctx).to_string(),
+                };
+                match minus_one {
+                    Some(meaning) => format!("between {min} and {max}, or -1 ({meaning})"),
+                    None => format!("between {min} and {max}"),
+                }
+            }
+            Kind::Flag { .. } => "true or false".to_owned(),
+            Kind::Choice { names, .. } => format!("one of {}", names.join(", ")),
+            Kind::Text { max_bytes, .. } => format!("text of 1 to {max_bytes} bytes"),
+            Kind::StopStrings { .. } => format!(
+                "at most {MAX_STOP_STRINGS} non-empty strings of at most {MAX_STOP_BYTES} bytes each"
+            ),
+        }
+    }
+
+    /// Checks a value and stores it.
+    fn store(&self, target: &mut T, given: &Given, n_ctx: Option<u32>) -> Result<(), Refusal> {
+        let refuse = |expected| Refusal {
+            value: given.shown(),
+            expected,
+        };
+        let out_of_range = || refuse(self.range(n_ctx));
+        match self {
+            Kind::Number {
+                min,
+                above_min,
+                max,
+                set,
+            } => {
+                let number = given
+                    .number()
+                    .ok_or_else(|| refuse(format!("a number {}", self.range(n_ctx))))?;
+                let is_above = if *above_min {
+                    number > *min
+                } else {
+                    number >= *min
+                };
+                // NaN compares as false and so is out of range.
+                if !(is_above && number <= *max) {
+                    return Err(out_of_range());
+                }
+                set(target, number as f32);
+            }
+            Kind::Whole {
+                min,
+                max,
+                minus_one,
+                set,
+            } => {
+                let whole = given
+                    .whole()
+                    .ok_or_else(|| refuse(format!("a whole number {}", self.range(n_ctx))))?;
+                let in_range = (*min..=max.at(n_ctx)).contains(&whole);
+                let is_minus_one = whole == -1 && minus_one.is_some();
+                if !in_range && !is_minus_one {
+                    return Err(out_of_range());
+                }
+                set(target, whole);
+            }
+            Kind::Flag { set } => set(target, given.flag().ok_or_else(out_of_range)?),
+            Kind::Choice { names, set } => {
+                set(target, given.choice(names).ok_or_else(out_of_range)?);
+            }
+            Kind::Text { max_bytes, set } => {
+                set(target, given.text(*max_bytes).ok_or_else(out_of_range)?);
+            }
+            Kind::StopStrings { set } => {
+                let stop = given.stop_strings().ok_or_else(out_of_range)?;
+                if let Some(value) = stop_fault(&stop) {
+                    let expected = self.range(n_ctx);
+                    return Err(Refusal { value, expected });
+                }
+                set(target, stop);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What breaks the limits on stop strings, if anything does.
+fn stop_fault(stop: &[String]) -> Option<String> {
+    if stop.len() > MAX_STOP_STRINGS {
+        return Some(format!("a list of {} strings", stop.len()));
+    }
+    let bad = stop
+        .iter()
+        .find(|text| text.is_empty() || text.len() > MAX_STOP_BYTES)?;
+    Some(match bad.len() {
+        0 => "\"\"".to_owned(),
+        n_bytes => format!("a string of {n_bytes} bytes"),
+    })
+}
+
+impl Given {
+    fn number(&self) -> Option<f64> {
+        match self {
+            Given::Whole(whole) => Some(*whole as f64),
+            Given::Number(number) => Some(*number),
+            Given::Text(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn whole(&self) -> Option<i128> {
+        match self {
+            Given::Whole(whole) => Some(*whole),
+            // The cast saturates, and no range reaches that far.
+            Given::Number(number) if number.fract() == 0.0 => Some(*number as i128),
+            Given::Text(text) => {
+                let text = text.trim();
+                text.parse()
+                    .ok()
+                    .or_else(|| Given::Number(text.parse().ok()?).whole())
+            }
+            _ => None,
+        }
+    }
+
+    fn flag(&self) -> Option<bool> {
+        match self {
+            Given::Flag(flag) => Some(*flag),
+            Given::Whole(0) => Some(false),
+            Given::Whole(1) => Some(true),
+            Given::Text(text) => match text.trim().to_ascii_lowercase().as_str() {
+                "true" | "1" => Some(true),
+                "false" | "0" => Some(false),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The index of the name that was given.
+    fn choice(&self, names: &[&str]) -> Option<usize> {
+        match self {
+            Given::Text(text) => names.iter().position(|name| name == text),
+            _ => None,
+        }
+    }
+
+    fn text(&self, max_bytes: usize) -> Option<String> {
+        match self {
+            Given::Text(text) if (1..=max_bytes).contains(&text.len()) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    /// A text that is a JSON list of strings is that list; any other text is one stop string.
+    fn stop_strings(&self) -> Option<Vec<String>> {
+        match self {
+            Given::Strings(strings) => Some(strings.clone()),
+            Given::Text(text) => Some(
+                // Fails at the first element that is no string, so nesting cannot recurse.
+                serde_json::from_str(text).unwrap_or_else(|_| vec![text.clone()]),
+            ),
+            _ => None,
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Given::Whole(whole) => whole.to_string(),
+            // Debug, since Display writes 1e300 with all its zeros.
+            Given::Number(number) => format!("{number:?}"),
+            Given::Flag(flag) => flag.to_string(),
+            Given::Text(text) => quoted(text),
+            Given::Strings(strings) => format!("a list of {} strings", strings.len()),
+            Given::Other(words) => (*words).to_owned(),
+        }
+    }
+}
+
+impl From<ParamValue> for Given {
+    fn from(value: ParamValue) -> Self {
+        match value {
+            ParamValue::String(text) => Given::Text(text),
+            ParamValue::Int(int) => Given::Whole(int.into()),
+            ParamValue::Bool(flag) => Given::Flag(flag),
+            ParamValue::Double(number) => Given::Number(number),
+        }
+    }
+}
+
+/// A client's text in quotes, control characters escaped, cut to a length fit for an error.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("\"{}\"", shortened(text))
+}
+
+fn shortened(text: &str) -> String {
+    let mut chars = text.chars();
+    let mut shown: String = chars.by_ref().take(MAX_QUOTED_CHARS).collect();
+    shown = shown.escape_debug().to_string();
+    if chars.next().is_some() {
+        shown.push('…');
+    }
+    shown
+}

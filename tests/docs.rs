@@ -1,0 +1,75 @@
+//! The README lists every parameter exactly as the tables of the code have it.
+
+use triton_llm::config::parameters::TABLE as CONFIG;
+use triton_llm::config::{Parameters, parse};
+use triton_llm::protocol::Settings;
+use triton_llm::protocol::parameters::TABLE as REQUEST;
+use triton_llm::protocol::table::{Parameter, Table};
+
+/// The rows of the documentation: name, synonyms, type, range, default, meaning.
+fn rows<T>(table: &Table<T>) -> Vec<String> {
+    let row = |parameter: &Parameter<T>| {
+        let synonyms: Vec<_> = parameter
+            .synonyms
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect();
+        format!(
+            "| `{}` | {} | {} | {} | {} | {} |",
+            parameter.name,
+            synonyms.join(", "),
+            parameter.kind.type_name(),
+            parameter.kind.range(None),
+            parameter.default,
+            parameter.meaning,
+        )
+    };
+    table.rows.iter().map(row).collect()
+}
+
+fn check(title: &str, rows: &[String]) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let readme = std::fs::read_to_string(path).expect("README.md can be read");
+    let lines: Vec<_> = readme.lines().collect();
+    assert!(
+        rows.iter().all(|row| lines.contains(&row.as_str())),
+        "README.md differs from the table of {title}, which is:\n\
+         | Name | Synonyms | Type | Range | Default | Meaning |\n|---|---|---|---|---|---|\n{}",
+        rows.join("\n")
+    );
+}
+
+#[test]
+fn config_parameters_are_documented() {
+    check("config parameters", &rows(&CONFIG));
+}
+
+#[test]
+fn request_parameters_are_documented() {
+    check("request parameters", &rows(&REQUEST));
+}
+
+/// The names and defaults of the rows whose default is a value rather than a description.
+fn defaults<T>(table: &Table<T>) -> serde_json::Map<String, serde_json::Value> {
+    let described = ["stop", "model_path", "chat_template", "chat_template_file"];
+    let rows = table
+        .rows
+        .iter()
+        .filter(|row| !described.contains(&row.name));
+    rows.map(|row| (row.name.to_owned(), row.default.into()))
+        .collect()
+}
+
+#[test]
+fn documented_defaults_are_the_defaults() {
+    let json = serde_json::Value::Object(defaults(&REQUEST)).to_string();
+    let settings = triton_llm::protocol::defaults(&json).expect("the defaults are in range");
+    assert_eq!(settings, Settings::default());
+
+    let mut config = serde_json::json!({"name": "m", "parameters": {}});
+    for (name, value) in defaults(&CONFIG) {
+        config["parameters"][name] = serde_json::json!({"string_value": value});
+    }
+    let (config, _) = parse(&config.to_string(), true).expect("the defaults are in range");
+    assert_eq!(config.parameters, Parameters::default());
+}

@@ -1,0 +1,585 @@
+//! The protocol read as tables: a request in, the settings or the exact error text out.
+
+use triton_llm::protocol::ParamValue::{Bool as B, Double as D, Int as I, String as Str};
+use triton_llm::protocol::{
+    GenerateRequest, ParamValue, Prompt, RawRequest, RequestDefaults, RequestLimits, Role,
+    defaults, parse,
+};
+
+const LIMITS: RequestLimits = RequestLimits {
+    n_ctx: 4096,
+    max_prompt_bytes: 1 << 20,
+};
+
+fn s(text: &str) -> ParamValue {
+    Str(text.to_owned())
+}
+
+fn bytes(text: &str) -> Option<Vec<Vec<u8>>> {
+    Some(vec![text.as_bytes().to_vec()])
+}
+
+fn hello() -> RawRequest {
+    RawRequest {
+        text_input: bytes("hello"),
+        ..RawRequest::default()
+    }
+}
+
+fn with(parameters: &[(&str, ParamValue)]) -> RawRequest {
+    RawRequest {
+        parameters: parameters
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect(),
+        ..hello()
+    }
+}
+
+fn with_json(json: &str) -> RawRequest {
+    RawRequest {
+        sampling_parameters: bytes(json),
+        ..hello()
+    }
+}
+
+fn read(raw: RawRequest) -> Result<GenerateRequest, String> {
+    parse(raw, &RequestDefaults::default(), &LIMITS, true).map_err(|error| error.to_string())
+}
+
+/// The value that a request ended up with for one parameter.
+fn setting(request: &GenerateRequest, name: &str) -> String {
+    let sampling = &request.sampling;
+    match name {
+        "max_tokens" => format!("{:?}", request.max_tokens),
+        "temperature" => sampling.temperature.to_string(),
+        "top_k" => sampling.top_k.to_string(),
+        "top_p" => sampling.top_p.to_string(),
+        "min_p" => sampling.min_p.to_string(),
+        "typical_p" => sampling.typical_p.to_string(),
+        "repetition_penalty" => sampling.repetition_penalty.to_string(),
+        "presence_penalty" => sampling.presence_penalty.to_string(),
+        "frequency_penalty" => sampling.frequency_penalty.to_string(),
+        "seed" => format!("{:?}", sampling.seed),
+        "stop" => format!("{:?}", request.stop),
+        "ignore_eos" => sampling.ignore_eos.to_string(),
+        "min_tokens" => sampling.min_tokens.to_string(),
+        "streaming" => request.streaming.to_string(),
+        other => panic!("no such parameter in the test: {other}"),
+    }
+}
+
+/// What a parameter does with a value: its setting, or its error after "!".
+fn outcome(name: &str, as_called: &str, value: ParamValue) -> String {
+    match read(with(&[(as_called, value)])) {
+        Ok(request) => setting(&request, name),
+        Err(error) => format!("!{error}"),
+    }
+}
+
+fn refused(name: &str, shown: &str, expected: &str) -> String {
+    format!("!parameter '{name}' = {shown}: must be {expected}")
+}
+
+#[test]
+fn numbers_take_every_kind_and_both_ends() {
+    // name, range in words, lowest and highest accepted, just outside
+    let rows = [
+        (
+            "temperature",
+            "between 0 and 100",
+            (0.0, 100.0),
+            [-0.1, 100.1],
+        ),
+        ("top_p", "above 0 and at most 1", (1e-3, 1.0), [0.0, 1.1]),
+        ("min_p", "between 0 and 1", (0.0, 1.0), [-0.1, 1.1]),
+        (
+            "typical_p",
+            "above 0 and at most 1",
+            (1e-3, 1.0),
+            [0.0, 1.1],
+        ),
+        (
+            "repetition_penalty",
+            "between 0.01 and 10",
+            (0.01, 10.0),
+            [0.0, 10.1],
+        ),
+        (
+            "presence_penalty",
+            "between -2 and 2",
+            (-2.0, 2.0),
+            [-2.1, 2.1],
+        ),
+        (
+            "frequency_penalty",
+            "between -2 and 2",
+            (-2.0, 2.0),
+            [-2.1, 2.1],
+        ),
+    ];
+    for (name, range, (min, max), outside) in rows {
+        for value in [min, max, 0.5] {
+            assert_eq!(outcome(name, name, D(value)), value.to_string(), "{name}");
+            let text = format!(" {value} ");
+            assert_eq!(outcome(name, name, Str(text)), value.to_string(), "{name}");
+        }
+        assert_eq!(outcome(name, name, I(1)), "1", "{name}");
+        let outside = outside.map(|value| (D(value), format!("{value:?}")));
+        let others = [
+            (D(f64::NAN), "NaN".to_owned()),
+            (D(f64::INFINITY), "inf".to_owned()),
+            (D(-1e300), "-1e300".to_owned()),
+            (I(i64::MIN), i64::MIN.to_string()),
+            (s("nan"), "\"nan\"".to_owned()),
+            (s("-Infinity"), "\"-Infinity\"".to_owned()),
+        ];
+        for (value, shown) in outside.into_iter().chain(others) {
+            assert_eq!(outcome(name, name, value), refused(name, &shown, range));
+        }
+        let typed = format!("a number {range}");
+        for (value, shown) in [(B(true), "true"), (s("hot"), "\"hot\""), (s(""), "\"\"")] {
+            assert_eq!(outcome(name, name, value), refused(name, shown, &typed));
+        }
+    }
+    // Values that a float or a division by it would turn into 0 or infinity.
+    assert_eq!(outcome("temperature", "temperature", D(1e-30)), "0.01");
+    assert_ne!(outcome("top_p", "top_p", D(1e-300)), "0");
+    assert_ne!(outcome("typical_p", "typical_p", D(1e-300)), "0");
+}
+
+#[test]
+fn whole_numbers_take_every_kind_and_both_ends() {
+    // name, range, accepted values with their settings, just outside
+    let k = "between 0 and 2147483647, or -1 (off)";
+    let seed = "between 0 and 18446744073709551615, or -1 (random)";
+    let tokens = "between 1 and 4096, or -1 (no limit)";
+    let rows = [
+        (
+            "max_tokens",
+            tokens,
+            vec![(-1, "None"), (1, "Some(1)"), (4096, "Some(4096)")],
+            vec![-2, 0, 4097, i64::MAX],
+        ),
+        (
+            "min_tokens",
+            "between 0 and 4096",
+            vec![(0, "0"), (4096, "4096")],
+            vec![-1, 4097, i64::MIN],
+        ),
+        (
+            "top_k",
+            k,
+            vec![(-1, "0"), (0, "0"), (40, "40"), (2147483647, "2147483647")],
+            vec![-2, 2147483648],
+        ),
+        (
+            "seed",
+            seed,
+            vec![(-1, "None"), (0, "Some(0)"), (7, "Some(7)")],
+            vec![-2, i64::MIN],
+        ),
+    ];
+    for (name, range, inside, outside) in rows {
+        for (value, expected) in inside {
+            for value in [
+                I(value),
+                D(value as f64),
+                s(&value.to_string()),
+                s(&format!("{value}.0")),
+            ] {
+                assert_eq!(
+                    outcome(name, name, value.clone()),
+                    expected,
+                    "{name} = {value:?}"
+                );
+            }
+        }
+        for value in outside {
+            let shown = value.to_string();
+            assert_eq!(outcome(name, name, I(value)), refused(name, &shown, range));
+            let quoted = format!("\"{shown}\"");
+            assert_eq!(
+                outcome(name, name, s(&shown)),
+                refused(name, &quoted, range)
+            );
+        }
+        assert_eq!(outcome(name, name, D(1e300)), refused(name, "1e300", range));
+        let typed = format!("a whole number {range}");
+        for (value, shown) in [
+            (D(1.5), "1.5"),
+            (D(f64::NAN), "NaN"),
+            (D(f64::INFINITY), "inf"),
+            (B(false), "false"),
+            (s("many"), "\"many\""),
+            (s("1.5"), "\"1.5\""),
+            (s(""), "\"\""),
+        ] {
+            assert_eq!(outcome(name, name, value), refused(name, shown, &typed));
+        }
+    }
+    let largest = u64::MAX.to_string();
+    assert_eq!(
+        outcome("seed", "seed", s(&largest)),
+        format!("Some({largest})")
+    );
+    let json = with_json(&format!("{{\"seed\":{largest}}}"));
+    assert_eq!(read(json).map(|r| r.sampling.seed), Ok(Some(u64::MAX)));
+}
+
+#[test]
+fn booleans_take_every_kind() {
+    for name in ["ignore_eos", "streaming"] {
+        for value in [B(true), I(1), s("true"), s("True"), s("1")] {
+            assert_eq!(outcome(name, name, value), "true", "{name}");
+        }
+        for value in [B(false), I(0), s("false"), s(" FALSE "), s("0")] {
+            assert_eq!(outcome(name, name, value), "false", "{name}");
+        }
+        for (value, shown) in [
+            (I(2), "2"),
+            (I(-1), "-1"),
+            (D(1.0), "1.0"),
+            (s("yes"), "\"yes\""),
+            (s(""), "\"\""),
+        ] {
+            assert_eq!(
+                outcome(name, name, value),
+                refused(name, shown, "true or false")
+            );
+        }
+    }
+}
+
+#[test]
+fn stop_takes_a_string_a_json_list_or_an_input() {
+    let range = "at most 32 non-empty strings of at most 1024 bytes each";
+    for (value, expected) in [
+        ("END", r#"["END"]"#),
+        ("\n\n", r#"["\n\n"]"#),
+        (r#"["a","b"]"#, r#"["a", "b"]"#),
+        ("[]", "[]"),
+        ("[", r#"["["]"#),
+        ("[1]", r#"["[1]"]"#),
+        ("[INST]", r#"["[INST]"]"#),
+    ] {
+        assert_eq!(outcome("stop", "stop", s(value)), expected);
+        let input = RawRequest {
+            stop: bytes(value),
+            ..hello()
+        };
+        assert_eq!(
+            setting(&read(input).expect("is in range"), "stop"),
+            expected
+        );
+    }
+    let longest = "é".repeat(512);
+    assert_eq!(
+        outcome("stop", "stop", s(&longest)),
+        format!("{:?}", [&longest])
+    );
+    let many = |n| serde_json::to_string(&vec!["x"; n]).expect("strings serialise");
+    assert_eq!(
+        outcome("stop", "stop", s(&many(32))),
+        format!("{:?}", vec!["x"; 32])
+    );
+    for (value, shown) in [
+        (s(""), "\"\""),
+        (s(r#"["a",""]"#), "\"\""),
+        (s(&format!("{longest}x")), "a string of 1025 bytes"),
+        (s(&many(33)), "a list of 33 strings"),
+        (I(1), "1"),
+        (B(true), "true"),
+        (D(0.5), "0.5"),
+    ] {
+        assert_eq!(
+            outcome("stop", "stop", value),
+            refused("stop", shown, range)
+        );
+    }
+    for (json, expected) in [
+        (r#"{"stop":"a"}"#, Ok(vec!["a".to_owned()])),
+        (
+            r#"{"stop":["a","[\"b\"]"]}"#,
+            Ok(vec!["a".to_owned(), "[\"b\"]".to_owned()]),
+        ),
+        (r#"{"stop":null}"#, Ok(vec![])),
+        (
+            r#"{"stop":[1]}"#,
+            Err(format!("parameter 'stop' = a list: must be {range}")),
+        ),
+        (
+            r#"{"stop":{}}"#,
+            Err(format!("parameter 'stop' = an object: must be {range}")),
+        ),
+    ] {
+        assert_eq!(
+            read(with_json(json)).map(|request| request.stop),
+            expected,
+            "{json}"
+        );
+    }
+    let several = RawRequest {
+        stop: Some(vec![b"a".to_vec(), b"[\"b\"]".to_vec()]),
+        ..hello()
+    };
+    assert_eq!(read(several).map(|r| r.stop.len()), Ok(2));
+    let none = RawRequest {
+        stop: Some(vec![]),
+        ..hello()
+    };
+    assert_eq!(read(none).map(|r| r.stop), Ok(vec![]));
+    let invalid = RawRequest {
+        stop: Some(vec![b"ab\xff".to_vec()]),
+        ..hello()
+    };
+    assert_eq!(
+        read(invalid).map(|r| r.stop),
+        Err("input 'stop' is not UTF-8: invalid byte at offset 2".to_owned())
+    );
+}
+
+#[test]
+fn synonyms_mean_the_same() {
+    for (synonym, name) in [
+        ("max_completion_tokens", "max_tokens"),
+        ("max_new_tokens", "max_tokens"),
+        ("n_predict", "max_tokens"),
+        ("temp", "temperature"),
+        ("typical", "typical_p"),
+        ("typ_p", "typical_p"),
+        ("repeat_penalty", "repetition_penalty"),
+        ("stream", "streaming"),
+    ] {
+        let expected = match name {
+            "max_tokens" => "Some(1)",
+            "streaming" => "true",
+            _ => "1",
+        };
+        assert_eq!(outcome(name, synonym, I(1)), expected);
+        let error = outcome(name, synonym, s("x"));
+        assert!(
+            error.starts_with(&format!("!parameter '{synonym}' = \"x\": must be ")),
+            "{error}"
+        );
+        assert_eq!(
+            read(with(&[(name, I(1)), (synonym, I(1))])).map(|_| ()),
+            Err(format!(
+                "parameter '{name}' is given twice, as '{name}' and as '{synonym}'"
+            ))
+        );
+    }
+    let twice = Err("parameter 'seed' is given twice".to_owned());
+    assert_eq!(
+        read(with(&[("seed", I(1)), ("seed", I(2))])).map(|_| ()),
+        twice
+    );
+    assert_eq!(read(with_json(r#"{"seed":1,"seed":2}"#)).map(|_| ()), twice);
+}
+
+#[test]
+fn unknown_names_get_the_nearest_one() {
+    let known = "known are max_tokens, temperature, top_k, top_p, min_p, typical_p, \
+                 repetition_penalty, presence_penalty, frequency_penalty, seed, stop, ignore_eos, \
+                 min_tokens, streaming";
+    let long = "x".repeat(1 << 20);
+    let cut = format!("unknown parameter '{}…': {known}", "x".repeat(64));
+    for (name, expected) in [
+        (
+            "temprature",
+            "unknown parameter 'temprature': did you mean 'temperature'?",
+        ),
+        (
+            "Temperature",
+            "unknown parameter 'Temperature': did you mean 'temperature'?",
+        ),
+        ("top-p", "unknown parameter 'top-p': did you mean 'top_p'?"),
+        (
+            "maxTokens",
+            "unknown parameter 'maxTokens': did you mean 'max_tokens'?",
+        ),
+        (
+            "repeat_penality",
+            "unknown parameter 'repeat_penality': did you mean 'repeat_penalty'?",
+        ),
+        ("sede", "unknown parameter 'sede': did you mean 'seed'?"),
+        (
+            "logit_bias",
+            &format!("unknown parameter 'logit_bias': {known}"),
+        ),
+        ("a\nb", &format!("unknown parameter 'a\\nb': {known}")),
+        ("", &format!("unknown parameter '': {known}")),
+        (&long, &cut),
+    ] {
+        assert_eq!(
+            read(with(&[(name, I(1))])).map(|_| ()),
+            Err(expected.to_owned())
+        );
+        let json = serde_json::json!({ name: 1 }).to_string();
+        if json.len() < 65536 {
+            assert_eq!(read(with_json(&json)).map(|_| ()), Err(expected.to_owned()));
+        }
+        let raw = with(&[(name, I(1)), ("seed", I(7))]);
+        let lax = parse(raw, &RequestDefaults::default(), &LIMITS, false);
+        assert_eq!(lax.expect("unknown names pass").sampling.seed, Some(7));
+    }
+    let lax = parse(
+        with(&[("top_p", I(2))]),
+        &RequestDefaults::default(),
+        &LIMITS,
+        false,
+    );
+    assert!(
+        lax.is_err(),
+        "a known name with a bad value is an error all the same"
+    );
+    for name in [
+        "triton_enable_empty_final_response",
+        "priority",
+        "timeout",
+        "sequence_id",
+        "sequence_start",
+        "sequence_end",
+    ] {
+        assert_eq!(
+            read(with(&[(name, s("anything"))])),
+            read(hello()),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_stronger_source_wins() {
+    let defaults = defaults(r#"{"seed":1,"stop":["d"],"max_tokens":9000}"#).expect("in range");
+    let mut raw = hello();
+    let read = |raw: &RawRequest| {
+        let r = parse(raw.clone(), &defaults, &LIMITS, true).expect("in range");
+        (r.sampling.seed, r.stop.concat(), r.max_tokens)
+    };
+    // A default larger than the context is no fault of the request.
+    assert_eq!(read(&raw), (Some(1), "d".to_owned(), Some(4096)));
+    raw.sampling_parameters = bytes(r#"{"seed":2,"stop":"j","max_tokens":20}"#);
+    assert_eq!(read(&raw), (Some(2), "j".to_owned(), Some(20)));
+    raw.stop = bytes("i");
+    assert_eq!(read(&raw), (Some(2), "i".to_owned(), Some(20)));
+    raw.parameters = with(&[("seed", I(3)), ("stop", s("p")), ("n_predict", I(-1))]).parameters;
+    assert_eq!(read(&raw), (Some(3), "p".to_owned(), None));
+}
+
+#[test]
+fn min_tokens_stays_within_max_tokens() {
+    let both = read(with(&[("min_tokens", I(6)), ("max_tokens", I(5))])).map(|_| ());
+    let text = "parameter 'min_tokens' = 6: must be at most 'max_tokens' = 5";
+    assert_eq!(both, Err(text.to_owned()));
+    assert!(read(with(&[("min_tokens", I(5)), ("max_tokens", I(5))])).is_ok());
+    assert!(defaults(r#"{"min_tokens":6,"max_tokens":5}"#).is_err());
+    let defaults = defaults(r#"{"min_tokens":6,"max_tokens":8}"#).expect("in range");
+    for (name, value, expected) in [("max_tokens", 5, (5, 5)), ("min_tokens", 9, (9, 9))] {
+        let request = parse(with(&[(name, I(value))]), &defaults, &LIMITS, true).expect("in range");
+        assert_eq!(
+            (request.sampling.min_tokens, request.max_tokens),
+            (expected.0, Some(expected.1))
+        );
+    }
+}
+
+#[test]
+fn sampling_json_is_read_or_refused() {
+    let deep = format!("{{\"stop\":{}", "[".repeat(60_000));
+    let wide = format!("{{\"stop\":\"{}\"}}", "x".repeat(65_536));
+    let many: String = (0..65).map(|i| format!("\"k{i}\":1,")).collect();
+    for (json, expected) in [
+        ("", None),
+        ("  ", None),
+        ("{}", None),
+        (r#"{"seed":null,"triton_x":{"a":[1]}}"#, None),
+        ("[1]", Some("'sampling_parameters': must be a JSON object")),
+        (
+            "\"text\"",
+            Some("'sampling_parameters': must be a JSON object"),
+        ),
+        (
+            "{\"seed\":1",
+            Some(
+                "'sampling_parameters': invalid JSON: EOF while parsing an object at line 1 column 9",
+            ),
+        ),
+        (
+            "{} x",
+            Some("'sampling_parameters': invalid JSON: trailing characters at line 1 column 4"),
+        ),
+        (
+            "{\"top_p\":1e999}",
+            Some("'sampling_parameters': invalid JSON: number out of range at line 1 column 14"),
+        ),
+        (
+            &deep,
+            Some("'sampling_parameters': JSON is nested deeper than 64 levels at byte 71"),
+        ),
+        (
+            &wide,
+            Some("input 'sampling_parameters' has 65547 bytes: must have at most 65536"),
+        ),
+        (
+            &format!("{{{}}}", many.trim_end_matches(',')),
+            Some("the request has 65 parameters: must have at most 64"),
+        ),
+    ] {
+        let expected = expected.map_or(Ok(()), |text| Err(text.to_owned()));
+        assert_eq!(read(with_json(json)).map(|_| ()), expected, "{json:.40}");
+    }
+    let seed = |raw| read(raw).map(|request| request.sampling.seed);
+    let as_input = RawRequest {
+        parameters_input: bytes(r#"{"seed":5}"#),
+        ..hello()
+    };
+    assert_eq!(seed(as_input), Ok(Some(5)));
+    assert_eq!(
+        seed(with(&[("sampling_parameters", s(r#"{"seed":5}"#))])),
+        Ok(Some(5))
+    );
+    let both = RawRequest {
+        parameters_input: bytes("{}"),
+        ..with_json("{}")
+    };
+    let text =
+        "'sampling_parameters' and 'parameters' both carry sampling parameters: send them once";
+    assert_eq!(seed(both), Err(text.to_owned()));
+    let absent = RawRequest {
+        sampling_parameters: Some(vec![]),
+        ..hello()
+    };
+    assert_eq!(seed(absent), Ok(None));
+    let two = RawRequest {
+        sampling_parameters: Some(vec![vec![], vec![]]),
+        ..hello()
+    };
+    let text = "input 'sampling_parameters' has 2 elements: must have 1, one text per request";
+    assert_eq!(seed(two), Err(text.to_owned()));
+    let parameters = (0..65).map(|i| (format!("triton_{i}"), I(0))).collect();
+    let crowd = RawRequest {
+        parameters,
+        ..hello()
+    };
+    let text = "the request has 65 parameters: must have at most 64";
+    assert_eq!(seed(crowd), Err(text.to_owned()));
+}
+
+#[test]
+fn the_seeds_own_request() {
+    let raw = RawRequest {
+        text_input: bytes(r#"[{"role":"user","content":"Say hello"}]"#),
+        parameters: vec![("streaming".to_owned(), B(true))],
+        ..RawRequest::default()
+    };
+    let request = read(raw).expect("the seed's request is valid");
+    let Prompt::Messages(messages) = &request.prompt;
+    assert_eq!(messages.len(), 1);
+    assert_eq!(
+        (messages[0].role, messages[0].content.as_str()),
+        (Role::User, "Say hello")
+    );
+    assert!(request.streaming);
+    assert_eq!((request.max_tokens, request.stop.len()), (None, 0));
+}
