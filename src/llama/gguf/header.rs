@@ -1,0 +1,300 @@
+//! The keys of a header, and what a model must say in them.
+//!
+//! Used by [`ModelFile`] alone. What is missing or out of range here would make llama.cpp assert, or
+//! fail without a reason.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::error::{Problem, value};
+use super::source::{ARRAY, MAX_KEPT, Metadata, STRING, Source};
+use super::vocabulary::{self, VocabularyProblem};
+use super::{ModelFile, tensors};
+
+/// The limits: far above any real model, far below what would exhaust memory.
+const MAX_KEYS: u64 = 65_536;
+const MAX_TENSORS: u64 = 262_144;
+const MAX_ARRAY_ELEMENTS: u64 = 1 << 27;
+const MAX_SHARDS: u64 = 4_096;
+
+/// llama.cpp's limit; as many elements of an array are kept.
+const MAX_LAYERS: u64 = MAX_KEPT;
+
+const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// Models that turn text into vectors, need an encoder or another model beside them, or fill gaps:
+/// nothing that continues a text by itself.
+const NOT_GENERATIVE: [&str; 22] = [
+    "bert",
+    "clef",
+    "clip",
+    "dflash",
+    "dream",
+    "eagle3",
+    "eurobert",
+    "gemma-embedding",
+    "gemma4-assistant",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "llada",
+    "llada-moe",
+    "llama-embed",
+    "modern-bert",
+    "neo-bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "rnd1",
+    "t5",
+    "t5encoder",
+    "wavtokenizer-dec",
+];
+
+/// A header as it was read, before it is known to be of a model.
+pub(super) struct Header {
+    pub(super) n_bytes: u64,
+    pub(super) n_tensors: u64,
+    values: HashMap<String, Metadata>,
+    n_tokens: Option<u64>,
+    vocabulary: Option<VocabularyProblem>,
+    has_all_bytes: bool,
+}
+
+impl Header {
+    /// Reads all of it; `with_vocabulary` also checks the tokens, which only the first shard has.
+    pub(super) fn read(path: &Path, with_vocabulary: bool) -> Result<Self, Problem> {
+        let mut source = Source::open(path)?;
+        let magic = source.bytes("the magic", 4)?;
+        if magic != b"GGUF" {
+            let found = String::from_utf8_lossy(&magic).into_owned();
+            return Err(Problem::Magic { found });
+        }
+        let version = source.u32("the version")?;
+        if !matches!(version, 2 | 3) {
+            return Err(Problem::Version { found: version });
+        }
+        let n_tensors = source.count("the number of tensors", MAX_TENSORS)?;
+        let n_keys = source.count("the number of keys", MAX_KEYS)?;
+        let mut header = Self {
+            n_bytes: source.n_bytes(),
+            n_tensors,
+            values: HashMap::new(),
+            n_tokens: None,
+            vocabulary: None,
+            has_all_bytes: false,
+        };
+        for _ in 0..n_keys {
+            header.read_key(&mut source, with_vocabulary)?;
+        }
+        let alignment = header.unsigned("general.alignment")?;
+        tensors::check(
+            &mut source,
+            n_tensors,
+            alignment.unwrap_or(DEFAULT_ALIGNMENT),
+        )?;
+        Ok(header)
+    }
+
+    fn read_key(&mut self, source: &mut Source, with_vocabulary: bool) -> Result<(), Problem> {
+        let key = source.text("a key")?;
+        if key.is_empty() {
+            return Err(value("a key", "\"\"", "at least one character"));
+        }
+        let kind = source.u32(&key)?;
+        let metadata = match kind {
+            STRING => Metadata::Text(source.text(&key)?),
+            ARRAY => {
+                let kind = source.u32(&key)?;
+                let n_elements = source.count(&key, MAX_ARRAY_ELEMENTS)?;
+                if with_vocabulary && kind == STRING && key == vocabulary::TOKENS {
+                    self.n_tokens = Some(n_elements);
+                    let tokens = source.texts(&key, n_elements)?;
+                    self.vocabulary = vocabulary::check(&tokens).err();
+                    self.has_all_bytes = vocabulary::has_all_bytes(&tokens);
+                    Metadata::OtherArray
+                } else {
+                    source.array(&key, kind, n_elements)?
+                }
+            }
+            kind => source.scalar(&key, kind)?,
+        };
+        // ggml asserts that what a norm adds to a square is not negative.
+        if let Metadata::Float(number) = metadata
+            && key.ends_with("epsilon")
+            && !(0.0..=1.0).contains(&number)
+        {
+            return Err(value(&key, number, "from 0 to 1"));
+        }
+        if self.values.insert(key.clone(), metadata).is_some() {
+            return Err(Problem::DuplicateKey { key });
+        }
+        Ok(())
+    }
+
+    /// The paths of all shards, of which `path` must be the first.
+    pub(super) fn shards(&self, path: &Path) -> Result<Vec<PathBuf>, Problem> {
+        let n_shards = self.unsigned("split.count")?.unwrap_or(1);
+        if n_shards <= 1 {
+            return Ok(vec![path.to_owned()]);
+        }
+        if n_shards > MAX_SHARDS {
+            let what = "split.count".to_owned();
+            return Err(Problem::TooMany {
+                what,
+                found: n_shards,
+                limit: MAX_SHARDS,
+            });
+        }
+        let number = self.unsigned("split.no")?.unwrap_or(0);
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let suffix = |index: u64| format!("-{:05}-of-{n_shards:05}.gguf", index + 1);
+        let Some(stem) = name.strip_suffix(&suffix(number)) else {
+            return Err(Problem::ShardName {
+                n_shards,
+                suffix: suffix(number),
+            });
+        };
+        let sibling = |index| path.with_file_name(format!("{stem}{}", suffix(index)));
+        if number != 0 {
+            let first = sibling(0).display().to_string();
+            return Err(Problem::NotFirstShard {
+                found: number + 1,
+                first,
+            });
+        }
+        let shards: Vec<_> = (0..n_shards).map(sibling).collect();
+        match shards.iter().zip(1..).find(|(shard, _)| !shard.is_file()) {
+            Some((shard, number)) => Err(Problem::MissingShard {
+                number,
+                n_shards,
+                path: shard.clone(),
+            }),
+            None => Ok(shards),
+        }
+    }
+
+    /// What the keys say about a model of these shards.
+    pub(super) fn model(
+        self,
+        shards: Vec<PathBuf>,
+        n_bytes: u64,
+        n_tensors: u64,
+    ) -> Result<ModelFile, Problem> {
+        let architecture = self.text("general.architecture")?;
+        if NOT_GENERATIVE.contains(&architecture.as_str())
+            || self.values.get(&format!("{architecture}.attention.causal"))
+                == Some(&Metadata::Bool(false))
+        {
+            return Err(Problem::NotGenerative(architecture));
+        }
+        let tokenizer = self.text("tokenizer.ggml.model")?;
+        let n_tokens = self.n_tokens.unwrap_or(0);
+        if n_tokens == 0 || tokenizer == "none" || tokenizer == "no_vocab" {
+            return Err(Problem::Vocabulary(VocabularyProblem::Empty));
+        }
+        if let Some(problem) = self.vocabulary {
+            return Err(Problem::Vocabulary(problem));
+        }
+        if tokenizer == "llama" && !self.has_all_bytes {
+            return Err(Problem::Vocabulary(VocabularyProblem::MissingBytes));
+        }
+        let pre_tokenizer = self.text("tokenizer.ggml.pre").unwrap_or_default();
+        if pre_tokenizer == "whitespace" {
+            return Err(Problem::Vocabulary(VocabularyProblem::Whitespace));
+        }
+        let number = |key: &str| self.u32(&format!("{architecture}.{key}"));
+        let needed = |key: &str| match number(key)? {
+            Some(found) if found > 0 => Ok(found),
+            Some(_) => Err(value(&format!("{architecture}.{key}"), 0, "at least 1")),
+            None => Err(Problem::MissingKey {
+                key: format!("{architecture}.{key}"),
+            }),
+        };
+        let n_layers = needed("block_count")?;
+        if u64::from(n_layers) > MAX_LAYERS {
+            let what = format!("{architecture}.block_count");
+            return Err(Problem::TooMany {
+                what,
+                found: n_layers.into(),
+                limit: MAX_LAYERS,
+            });
+        }
+        let n_embd = needed("embedding_length")?;
+        let n_heads = self.per_layer(&format!("{architecture}.attention.head_count"), n_layers)?;
+        let n_kv_heads =
+            self.per_layer(&format!("{architecture}.attention.head_count_kv"), n_layers)?;
+        let n_heads = n_heads.unwrap_or_default();
+        let head_length = n_embd / n_heads.first().copied().unwrap_or(1).max(1);
+        Ok(ModelFile {
+            shards,
+            n_bytes,
+            n_tensors,
+            n_layers,
+            n_embd,
+            n_kv_heads: n_kv_heads.unwrap_or(n_heads),
+            key_length: number("attention.key_length")?.unwrap_or(head_length),
+            value_length: number("attention.value_length")?.unwrap_or(head_length),
+            n_ctx_train: number("context_length")?.unwrap_or(0),
+            pre_tokenizer,
+            tokenizer,
+            n_tokens,
+            has_chat_template: self.text("tokenizer.chat_template").is_ok(),
+            architecture,
+        })
+    }
+
+    fn text(&self, key: &str) -> Result<String, Problem> {
+        match self.values.get(key) {
+            Some(Metadata::Text(text)) => Ok(text.clone()),
+            Some(other) => Err(value(key, format!("{other:?}"), "a string")),
+            None => Err(Problem::MissingKey {
+                key: key.to_owned(),
+            }),
+        }
+    }
+
+    /// A number from 0, if the key is there.
+    pub(super) fn unsigned(&self, key: &str) -> Result<Option<u64>, Problem> {
+        match self.values.get(key) {
+            None => Ok(None),
+            Some(Metadata::Unsigned(number)) => Ok(Some(*number)),
+            Some(Metadata::Signed(number)) if *number >= 0 => Ok(Some(number.unsigned_abs())),
+            Some(other) => Err(value(key, format!("{other:?}"), "a number from 0")),
+        }
+    }
+
+    fn u32(&self, key: &str) -> Result<Option<u32>, Problem> {
+        let Some(number) = self.unsigned(key)? else {
+            return Ok(None);
+        };
+        let narrow = u32::try_from(number)
+            .ok()
+            .filter(|&number| number <= i32::MAX as u32);
+        narrow
+            .map(Some)
+            .ok_or_else(|| value(key, number, "at most 2147483647"))
+    }
+
+    /// A number for each layer, written as one number or as an array.
+    fn per_layer(&self, key: &str, n_layers: u32) -> Result<Option<Vec<u32>>, Problem> {
+        if let Some(Metadata::Integers(numbers)) = self.values.get(key) {
+            let numbers: Option<Vec<_>> = numbers
+                .iter()
+                .map(|&number| u32::try_from(number).ok())
+                .collect();
+            return match numbers {
+                Some(numbers) if numbers.len() >= n_layers as usize => {
+                    Ok(Some(numbers[..n_layers as usize].to_vec()))
+                }
+                _ => Err(value(
+                    key,
+                    "a bad array",
+                    "one number from 0 for each layer",
+                )),
+            };
+        }
+        Ok(self.u32(key)?.map(|number| vec![number; n_layers as usize]))
+    }
+}

@@ -1,0 +1,89 @@
+//! Reads a GGUF file's header and checks it before llama.cpp sees the file.
+//!
+//! Called where a model is loaded, on any thread. llama.cpp answers some damaged files with an
+//! assertion, which ends the process, and others with a null pointer; here every fault has a name.
+//! Weights are not read.
+
+mod error;
+mod header;
+mod source;
+mod tensors;
+mod vocabulary;
+
+pub use error::{GgufError, Problem};
+pub use vocabulary::VocabularyProblem;
+
+use std::path::{Path, PathBuf};
+
+use self::header::Header;
+use super::CacheType;
+
+/// What a model's header says, as far as loading and planning need it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ModelFile {
+    /// The file, or all shards in order.
+    pub shards: Vec<PathBuf>,
+    /// Of all shards together.
+    pub n_bytes: u64,
+    pub n_tensors: u64,
+    pub architecture: String,
+    pub n_layers: u32,
+    pub n_embd: u32,
+    /// One for each layer.
+    pub n_kv_heads: Vec<u32>,
+    pub key_length: u32,
+    pub value_length: u32,
+    /// Tokens that the model was trained on; 0 where the file does not say.
+    pub n_ctx_train: u32,
+    /// The kind of tokenizer: `llama`, `gpt2`...
+    pub tokenizer: String,
+    /// The kind of splitting before byte pairs are merged, empty where there is none.
+    pub pre_tokenizer: String,
+    pub n_tokens: u64,
+    pub has_chat_template: bool,
+}
+
+impl ModelFile {
+    /// Reads and checks the header of a model, and of its other shards.
+    pub fn read(path: &Path) -> Result<Self, GgufError> {
+        let fail = |problem| GgufError {
+            file: path.to_owned(),
+            problem,
+        };
+        let header = Header::read(path, true).map_err(fail)?;
+        let shards = header.shards(path).map_err(fail)?;
+        let mut n_bytes = header.n_bytes;
+        let mut n_tensors = header.n_tensors;
+        for (shard, number) in shards.iter().skip(1).zip(1..) {
+            let fail = |problem| GgufError {
+                file: shard.clone(),
+                problem,
+            };
+            let other = Header::read(shard, false).map_err(fail)?;
+            let found = other.unsigned("split.no").map_err(fail)?;
+            if found != Some(number) {
+                return Err(fail(Problem::Value {
+                    what: "split.no".to_owned(),
+                    found: found.map_or("nothing".to_owned(), |found| found.to_string()),
+                    expected: "the number in the file's name less 1",
+                }));
+            }
+            n_bytes += other.n_bytes;
+            n_tensors += other.n_tensors;
+        }
+        header.model(shards, n_bytes, n_tensors).map_err(fail)
+    }
+
+    /// Bytes that one token takes in the KV cache, over all layers.
+    ///
+    /// An upper bound for models whose layers do not all cache every token.
+    pub fn kv_bytes_per_cell(&self, type_k: CacheType, type_v: CacheType) -> u64 {
+        self.n_kv_heads
+            .iter()
+            .map(|&n_heads| {
+                type_k.n_bytes(u64::from(n_heads) * u64::from(self.key_length))
+                    + type_v.n_bytes(u64::from(n_heads) * u64::from(self.value_length))
+            })
+            .sum()
+    }
+}

@@ -1,0 +1,100 @@
+//! llama.cpp: the only home of its types and calls.
+//!
+//! The intake thread renders and tokenises ([`ChatTemplate`], [`Model`]), the worker thread runs
+//! plans ([`Runner`]), and whoever loads a model calls [`Model::load`] and [`Runner::new`].
+//! Everything that llama.cpp would answer with an assertion, and so with the end of the process, is
+//! checked here first. Knows nothing of Triton.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `backend` | what is set once per process: initialisation, log, last words |
+//! | `gguf` | reads a model file's header before llama.cpp does: [`ModelFile`] |
+//! | `model` | weights and vocabulary: [`Model`] |
+//! | `template` | messages to prompt: [`ChatTemplate`] |
+//! | `sampler` | logits to token, one per sequence |
+//! | `runner` | the context: runs a [`crate::engine::Plan`] |
+//! | `threads` | how many threads to compute with |
+
+mod backend;
+mod gguf;
+mod model;
+mod runner;
+mod sampler;
+mod template;
+mod threads;
+
+pub use backend::{has_gpu, init};
+pub use gguf::{GgufError, ModelFile, Problem, VocabularyProblem};
+pub use model::{LoadError, LoadParams, Model, TokenizeError};
+pub use runner::{ContextError, ContextParams, FlashAttention, RowProblem, RunError, Runner};
+pub use sampler::{Buffers, SampleError, Sampler};
+pub use template::{CHATML, ChatTemplate, TemplateError};
+
+use llama_cpp_2::context::params::KvCacheType;
+
+/// The number format of the cached keys or values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CacheType {
+    F32,
+    #[default]
+    F16,
+    BF16,
+    Q8_0,
+    Q5_1,
+    Q5_0,
+    Q4_1,
+    Q4_0,
+    Iq4Nl,
+}
+
+impl CacheType {
+    /// Every type with the name llama.cpp's own programs give it.
+    pub const NAMES: [(&'static str, Self); 9] = [
+        ("f32", Self::F32),
+        ("f16", Self::F16),
+        ("bf16", Self::BF16),
+        ("q8_0", Self::Q8_0),
+        ("q5_1", Self::Q5_1),
+        ("q5_0", Self::Q5_0),
+        ("q4_1", Self::Q4_1),
+        ("q4_0", Self::Q4_0),
+        ("iq4_nl", Self::Iq4Nl),
+    ];
+
+    /// The type of this name, as in llama.cpp's `--cache-type-k`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|&(_, kind)| kind)
+    }
+
+    /// The bytes of `n_values` numbers, whole blocks counted.
+    fn n_bytes(self, n_values: u64) -> u64 {
+        let raw = KvCacheType::from(self).into();
+        // SAFETY: both only look a valid type up in a constant table.
+        let (block, bytes) = unsafe {
+            (
+                llama_cpp_sys_2::ggml_blck_size(raw),
+                llama_cpp_sys_2::ggml_type_size(raw),
+            )
+        };
+        n_values.div_ceil(block.max(1).unsigned_abs()) * bytes as u64
+    }
+}
+
+impl From<CacheType> for KvCacheType {
+    fn from(kind: CacheType) -> Self {
+        match kind {
+            CacheType::F32 => Self::F32,
+            CacheType::F16 => Self::F16,
+            CacheType::BF16 => Self::BF16,
+            CacheType::Q8_0 => Self::Q8_0,
+            CacheType::Q5_1 => Self::Q5_1,
+            CacheType::Q5_0 => Self::Q5_0,
+            CacheType::Q4_1 => Self::Q4_1,
+            CacheType::Q4_0 => Self::Q4_0,
+            CacheType::Iq4Nl => Self::IQ4_NL,
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! A loaded model: its weights, its vocabulary, what its file says.
+//!
+//! Loaded on the thread that loads the Triton model; shared, immutable, by the intake thread, which
+//! tokenises, and the worker thread, whose runner computes with the weights. Knows nothing of
+//! sequences.
+
+use std::path::{Path, PathBuf};
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+
+use super::backend;
+use super::gguf::{GgufError, ModelFile};
+use crate::engine::Token;
+
+/// Bytes that one text may have, so that every count in llama.cpp's C interface holds it.
+const MAX_TEXT_BYTES: usize = 256 << 20;
+
+/// Characters that a vocabulary of [`splits_by_std_regex`] takes without a change to or from white
+/// space.
+///
+/// C++'s regular expressions recurse for each character of a match, and a match ends at such a
+/// change. Measured on 64 MiB of stack, which the intake thread has: all take this many, and all
+/// but one (`superbpe`, in digits) twice as many.
+const MAX_RUN_CHARS: usize = 32 * 1024;
+
+/// How to load a model.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoadParams {
+    /// Map the file instead of reading it into memory.
+    pub use_mmap: bool,
+    /// Keep the weights from being swapped out.
+    pub use_mlock: bool,
+    /// Layers that go to the GPU; `None` is all of them.
+    pub n_gpu_layers: Option<u32>,
+    /// The GPU to use where there are several; `None` lets llama.cpp spread the model.
+    pub main_gpu: Option<u32>,
+    /// Load no weights, for tokenising only.
+    pub vocab_only: bool,
+}
+
+impl Default for LoadParams {
+    fn default() -> Self {
+        Self {
+            use_mmap: true,
+            use_mlock: false,
+            n_gpu_layers: None,
+            main_gpu: None,
+            vocab_only: false,
+        }
+    }
+}
+
+/// Why a model cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    #[error("model file '{}': the path must be UTF-8 without NUL characters", .0.display())]
+    Path(PathBuf),
+    #[error("model file '{}': holds a vocabulary but no weights", .0.display())]
+    NoWeights(PathBuf),
+    #[error("model file '{}': llama.cpp cannot load it: {reason}", file.display())]
+    Llama { file: PathBuf, reason: String },
+    #[error("model file '{}': {what} cannot be used for generating text", file.display())]
+    Unusable { file: PathBuf, what: &'static str },
+}
+
+/// Why a text cannot be turned into tokens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TokenizeError {
+    #[error("the prompt has {n_bytes} bytes, the limit is {MAX_TEXT_BYTES}")]
+    TooLong { n_bytes: usize },
+    #[error(
+        "the prompt has more than {MAX_RUN_CHARS} characters without white space between them \
+         (at byte {offset}), which this model's tokenizer cannot split"
+    )]
+    LongRun { offset: usize },
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Model {
+    inner: LlamaModel,
+    file: ModelFile,
+    n_vocab: usize,
+    ends: Vec<Token>,
+    suppressed: Vec<Token>,
+    bos: String,
+    eos: String,
+    max_piece_bytes: usize,
+    chat_template: Option<String>,
+}
+
+impl Model {
+    /// Checks the file and loads it; takes as long as reading the weights does.
+    pub fn load(path: &Path, params: &LoadParams) -> Result<Self, LoadError> {
+        let text = path.to_str().filter(|text| !text.contains('\0'));
+        let text = text.ok_or_else(|| LoadError::Path(path.to_owned()))?;
+        let file = ModelFile::read(path)?;
+        if file.n_tensors == 0 && !params.vocab_only {
+            return Err(LoadError::NoWeights(path.to_owned()));
+        }
+        let backend = backend::backend();
+        let mut llama_params = LlamaModelParams::default()
+            .with_use_mmap(params.use_mmap)
+            .with_use_mlock(params.use_mlock)
+            .with_vocab_only(params.vocab_only);
+        if let Some(n_layers) = params.n_gpu_layers {
+            llama_params = llama_params.with_n_gpu_layers(n_layers);
+        }
+        if let Some(gpu) = params.main_gpu {
+            llama_params = llama_params
+                .with_main_gpu(gpu.min(i32::MAX as u32) as i32)
+                .with_split_mode(llama_cpp_2::model::params::LlamaSplitMode::None);
+        }
+        backend::take_error();
+        let inner = LlamaModel::load_from_file(backend, text, &llama_params).map_err(|error| {
+            let logged = backend::take_error();
+            let reason = if logged.is_empty() {
+                error.to_string()
+            } else {
+                logged
+            };
+            LoadError::Llama {
+                file: path.to_owned(),
+                reason,
+            }
+        })?;
+        Self::new(inner, file, path)
+    }
+
+    fn new(inner: LlamaModel, file: ModelFile, path: &Path) -> Result<Self, LoadError> {
+        let unusable = |what| LoadError::Unusable {
+            file: path.to_owned(),
+            what,
+        };
+        let vocab = inner.vocab();
+        let n_vocab = usize::try_from(vocab.n_tokens()).unwrap_or(0);
+        let is_known = |token: LlamaToken| usize::try_from(token.0).is_ok_and(|id| id < n_vocab);
+        if n_vocab == 0 {
+            return Err(unusable("an empty vocabulary"));
+        }
+        // llama.cpp asserts these when it tokenises.
+        if vocab.should_add_bos() && !is_known(vocab.bos())
+            || vocab.should_add_eos() && !is_known(vocab.eos())
+            || vocab.should_add_sep() && !is_known(vocab.sep())
+        {
+            return Err(unusable(
+                "a tokenizer that adds a special token it does not have",
+            ));
+        }
+        let text_of = |token: LlamaToken| match is_known(token) {
+            true => String::from_utf8_lossy(&vocab.token_to_piece(token, true, None)).into_owned(),
+            false => String::new(),
+        };
+        let mut piece = Vec::with_capacity(256);
+        let mut max_piece_bytes = 1;
+        let mut ends = Vec::new();
+        for token in vocab.tokens() {
+            piece.clear();
+            vocab.token_to_piece_into(token, &mut piece, true, None);
+            max_piece_bytes = max_piece_bytes.max(piece.len());
+            if vocab.is_eog(token) {
+                ends.push(Token(token.0));
+            }
+        }
+        let chat_template = inner.chat_template(None).ok();
+        Ok(Self {
+            n_vocab,
+            ends,
+            suppressed: vocab
+                .suppress_tokens()
+                .iter()
+                .map(|token| Token(token.0))
+                .collect(),
+            bos: text_of(vocab.bos()),
+            eos: text_of(vocab.eos()),
+            max_piece_bytes,
+            chat_template: chat_template.and_then(|template| template.to_string().ok()),
+            inner,
+            file,
+        })
+    }
+
+    /// What the file's header says.
+    pub fn file(&self) -> &ModelFile {
+        &self.file
+    }
+
+    /// Tokens of the vocabulary; every [`Token`] is below.
+    pub fn n_vocab(&self) -> usize {
+        self.n_vocab
+    }
+
+    /// Tokens of context that the model was trained with.
+    pub fn n_ctx_train(&self) -> u32 {
+        self.inner.n_ctx_train()
+    }
+
+    /// The Jinja source that came with the model.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// The text of the token that begins a text; empty if the model has none.
+    pub fn bos_text(&self) -> &str {
+        &self.bos
+    }
+
+    /// The text of the token that ends a text; empty if the model has none.
+    pub fn eos_text(&self) -> &str {
+        &self.eos
+    }
+
+    /// The tokens that end a generation.
+    pub fn ends(&self) -> &[Token] {
+        &self.ends
+    }
+
+    /// The tokens that the model's file says are never to be generated.
+    pub fn suppressed(&self) -> &[Token] {
+        &self.suppressed
+    }
+
+    /// The most bytes of text that one token stands for.
+    ///
+    /// A text of more than `n` times as many bytes has more than `n` tokens.
+    pub fn max_piece_bytes(&self) -> usize {
+        self.max_piece_bytes
+    }
+
+    /// Whether `token` ends a generation.
+    pub fn is_end(&self, token: Token) -> bool {
+        self.inner.vocab().is_eog(LlamaToken(token.0))
+    }
+
+    /// The bytes of the token's text: none for a special token, not always whole characters.
+    pub fn piece(&self, token: Token) -> Vec<u8> {
+        if usize::try_from(token.0).is_ok_and(|id| id < self.n_vocab) {
+            self.inner
+                .vocab()
+                .token_to_piece(LlamaToken(token.0), false, None)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// The tokens of a prompt that a chat template made.
+    ///
+    /// Special tokens are recognised in the text, and the beginning of text is added where the
+    /// model wants one and the template has not written it. Needs a stack of 64 MiB.
+    pub fn tokenize_prompt(&self, text: &str) -> Result<Vec<Token>, TokenizeError> {
+        let has_bos = !self.bos.is_empty() && text.starts_with(&self.bos);
+        // A prompt is to be continued, so no token may be added that ends it.
+        let vocab = self.inner.vocab();
+        let add_bos = vocab.should_add_bos() && !has_bos;
+        let mut tokens = self.tokenize(text, add_bos, true)?;
+        let eos = Token(vocab.eos().0);
+        if add_bos && vocab.should_add_eos() && tokens.last() == Some(&eos) {
+            tokens.pop();
+        }
+        Ok(tokens)
+    }
+
+    /// The tokens of a text, as llama.cpp's `llama_tokenize`. Needs a stack of 64 MiB.
+    pub fn tokenize(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<Token>, TokenizeError> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(TokenizeError::TooLong {
+                n_bytes: text.len(),
+            });
+        }
+        if self.file.tokenizer == "gpt2" && splits_by_std_regex(&self.file.pre_tokenizer) {
+            check_runs(text, self.file.pre_tokenizer == "exaone-moe")?;
+        }
+        // Room for a token a byte and the special ones: with less, llama.cpp may have to start over.
+        let mut tokens = Vec::with_capacity(text.len() + 8);
+        let vocab = self.inner.vocab();
+        vocab.tokenize_into(text.as_bytes(), &mut tokens, add_special, parse_special);
+        Ok(tokens.into_iter().map(|token| Token(token.0)).collect())
+    }
+
+    pub(super) fn llama(&self) -> &LlamaModel {
+        &self.inner
+    }
+}
+
+/// Whether llama.cpp splits texts of this kind by C++'s regular expressions, not by code of its own.
+fn splits_by_std_regex(pre_tokenizer: &str) -> bool {
+    const OWN_CODE: [&str; 20] = [
+        "llama3",
+        "llama-v3",
+        "llama-bpe",
+        "falcon3",
+        "dbrx",
+        "smaug-bpe",
+        "chatglm-bpe",
+        "gpt-2",
+        "phi-2",
+        "mpt",
+        "olmo",
+        "jais",
+        "trillion",
+        "qwen2",
+        "stablelm2",
+        "hunyuan",
+        "qwen35",
+        "kimi-k2",
+        "gemma4",
+        "sarvam-moe",
+    ];
+    !OWN_CODE.contains(&pre_tokenizer)
+}
+
+/// `across_spaces`: whether this vocabulary's matches go past single spaces.
+fn check_runs(text: &str, across_spaces: bool) -> Result<(), TokenizeError> {
+    let mut n_chars = 0;
+    let mut in_space = false;
+    for (offset, character) in text.char_indices() {
+        let is_space = character.is_whitespace() && !(across_spaces && character == ' ');
+        if is_space != in_space {
+            in_space = is_space;
+            n_chars = 0;
+        }
+        n_chars += 1;
+        if n_chars > MAX_RUN_CHARS {
+            return Err(TokenizeError::LongRun { offset });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,322 @@
+//! Chat templates: from messages to the prompt text, as Hugging Face renders them.
+//!
+//! Made once at load, used by the intake thread for each request. A template is Jinja that came
+//! with the model and messages come from clients: neither may hang the thread, exhaust its stack or
+//! reach anything outside. Tokens are no concern here.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, Error, ErrorKind, context};
+use serde::Serialize;
+
+use crate::protocol::Message;
+
+/// What a model without a template of its own gets.
+pub const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n\
+    {{ message.content }}<|im_end|>\n{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// Bytes that the source of a template may have.
+const MAX_SOURCE_BYTES: usize = 1024 * 1024;
+
+/// Instructions that one rendering may take: some 50 for each of 4096 messages of real templates,
+/// with a wide margin, and about a second of a core at most.
+const FUEL: u64 = 20_000_000;
+
+/// Depth of nested macro calls and loops.
+const MAX_RECURSION: usize = 200;
+
+/// Bytes that a rendering may add to twice the messages' own.
+const MAX_EXTRA_BYTES: usize = 1024 * 1024;
+
+const NAME: &str = "chat";
+
+/// Why a template cannot be used, or not for these messages.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TemplateError {
+    #[error("the chat template has {n_bytes} bytes, the limit is {MAX_SOURCE_BYTES}")]
+    TooLarge { n_bytes: usize },
+    #[error("the chat template is no valid Jinja: {detail}")]
+    Syntax { detail: String },
+    /// The template itself refuses the messages.
+    #[error("the model's chat template rejects the messages: {message}")]
+    Rejected { message: String },
+    #[error("the model's chat template cannot render the messages: {detail}")]
+    Render { detail: String },
+    #[error("the model's chat template takes more than {FUEL} steps for the messages")]
+    TooSlow,
+    #[error("the model's chat template makes more than {max_bytes} bytes of the messages")]
+    OutputTooLong { max_bytes: usize },
+}
+
+impl TemplateError {
+    /// Whether other messages may succeed, so that the request is at fault rather than the model.
+    pub fn is_rejection(&self) -> bool {
+        matches!(
+            self,
+            Self::Rejected { .. } | Self::OutputTooLong { .. } | Self::TooSlow
+        )
+    }
+}
+
+/// A model's chat template, checked and compiled.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    bos: String,
+    eos: String,
+}
+
+impl ChatTemplate {
+    /// Compiles a template; `bos` and `eos` are the texts of the model's tokens, or empty.
+    pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, TemplateError> {
+        if source.len() > MAX_SOURCE_BYTES {
+            return Err(TemplateError::TooLarge {
+                n_bytes: source.len(),
+            });
+        }
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(MAX_RECURSION);
+        // Prompts are plain text: nothing is escaped.
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", tojson);
+        environment.add_filter("length", length);
+        environment.add_filter("count", length);
+        environment.add_test("iterable", is_iterable);
+        environment
+            .add_template_owned(NAME, normalised(source))
+            .map_err(|error| TemplateError::Syntax {
+                detail: describe(&error),
+            })?;
+        Ok(Self {
+            environment,
+            bos: bos.to_owned(),
+            eos: eos.to_owned(),
+        })
+    }
+
+    /// The prompt for an answer to these messages.
+    pub fn render(&self, messages: &[Message]) -> Result<String, TemplateError> {
+        let n_bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        let max_bytes = n_bytes.saturating_mul(2).saturating_add(MAX_EXTRA_BYTES);
+        let mut output = Bounded {
+            bytes: Vec::with_capacity(n_bytes + 1024),
+            max_bytes,
+        };
+        let template = self.environment.get_template(NAME);
+        let template = template.expect("`new` added the template");
+        // Hugging Face passes `tools` and `documents` always, as none where there are none.
+        let context = context! {
+            messages => messages,
+            tools => (),
+            documents => (),
+            add_generation_prompt => true,
+            bos_token => self.bos,
+            eos_token => self.eos,
+        };
+        match template.render_captured_to(context, &mut output) {
+            Ok(_) => Ok(String::from_utf8_lossy(&output.bytes).into_owned()),
+            Err(error) => Err(render_error(&error, max_bytes)),
+        }
+    }
+}
+
+impl fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatTemplate").finish_non_exhaustive()
+    }
+}
+
+/// What Hugging Face's Jinja reads as plain Jinja does: line ends of every kind are one `\n`, and
+/// `{% generation %}`, which marks text to train on, changes nothing.
+fn normalised(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut text = String::with_capacity(source.len());
+    let mut rest = source.as_str();
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else {
+            break;
+        };
+        let end = start + length + 2;
+        let inner = rest[start + 2..end - 2].trim_matches(['-', '+', ' ', '\n', '\t', '\r']);
+        let statement = match inner {
+            "generation" => "if true",
+            "endgeneration" => "endif",
+            _ => inner,
+        };
+        let tag = &rest[start..end];
+        text.push_str(&rest[..start]);
+        if statement == inner {
+            text.push_str(tag);
+        } else {
+            text.push_str(&tag.replace(inner, statement));
+        }
+        rest = &rest[end..];
+    }
+    text.push_str(rest);
+    text
+}
+
+/// What `raise_exception` was given, found again behind minijinja's error.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+/// Marks an output that grew too long behind the I/O error that stops the rendering.
+#[derive(Debug, thiserror::Error)]
+#[error("the output is too long")]
+struct TooLong;
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    let error = Error::new(ErrorKind::InvalidOperation, message.clone());
+    Err(error.with_source(Raised(message)))
+}
+
+/// The local time, as Python's `datetime.now().strftime(format)`.
+fn strftime_now(format: &str) -> Result<String, Error> {
+    const MAX_FORMAT_BYTES: usize = 128;
+    let invalid = || Error::new(ErrorKind::InvalidOperation, "strftime_now: bad format");
+    if format.len() > MAX_FORMAT_BYTES {
+        return Err(invalid());
+    }
+    let format = std::ffi::CString::new(format).map_err(|_| invalid())?;
+    let mut buffer = [0u8; 1024];
+    // SAFETY: `time` accepts null; `localtime_r` and `strftime` get pointers to live values of
+    // their own, `strftime` with the buffer's true size, and it writes no more than that.
+    let n_bytes = unsafe {
+        let now = libc::time(std::ptr::null_mut());
+        let mut parts: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&raw const now, &raw mut parts);
+        libc::strftime(
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            format.as_ptr(),
+            &raw const parts,
+        )
+    };
+    Ok(String::from_utf8_lossy(&buffer[..n_bytes]).into_owned())
+}
+
+/// Jinja's `length`: nothing is none long.
+fn length(value: &Value) -> Result<usize, Error> {
+    if value.is_undefined() {
+        return Ok(0);
+    }
+    value.len().ok_or_else(|| {
+        let kind = value.kind();
+        Error::new(
+            ErrorKind::InvalidOperation,
+            format!("a value of type {kind} has no length"),
+        )
+    })
+}
+
+/// Jinja's `iterable`, which none is not; templates ask it before they look at `tools`.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
+}
+
+/// JSON as Python's `json.dumps(value, ensure_ascii=False)` writes it.
+fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
+    let indent: Option<usize> = kwargs.get("indent")?;
+    // Other arguments of json.dumps change nothing here: keys have no other order to be sorted
+    // into, and characters are never escaped.
+    let bad = |error: serde_json::Error| {
+        Error::new(ErrorKind::BadSerialization, "tojson: no JSON value").with_source(error)
+    };
+    let mut bytes = Vec::new();
+    match indent {
+        Some(width) => {
+            let spaces = vec![b' '; width.min(16)];
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(&spaces);
+            let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
+            value.serialize(&mut serializer).map_err(bad)?;
+        }
+        None => {
+            let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Spaced);
+            value.serialize(&mut serializer).map_err(bad)?;
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Python's separators: a space after each comma and colon.
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
+    }
+}
+
+/// An output that refuses to grow past its limit.
+struct Bounded {
+    bytes: Vec<u8>,
+    max_bytes: usize,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.max_bytes - self.bytes.len() {
+            return Err(io::Error::other(TooLong));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn render_error(error: &Error, max_bytes: usize) -> TemplateError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = source {
+        if let Some(raised) = cause.downcast_ref::<Raised>() {
+            return TemplateError::Rejected {
+                message: raised.0.clone(),
+            };
+        }
+        if let Some(jinja) = cause.downcast_ref::<Error>()
+            && jinja.kind() == ErrorKind::OutOfFuel
+        {
+            return TemplateError::TooSlow;
+        }
+        if let Some(io) = cause.downcast_ref::<io::Error>()
+            && io.get_ref().is_some_and(|inner| inner.is::<TooLong>())
+        {
+            return TemplateError::OutputTooLong { max_bytes };
+        }
+        source = cause.source();
+    }
+    TemplateError::Render {
+        detail: describe(error),
+    }
+}
+
+/// One line: what is wrong and where in the template.
+fn describe(error: &Error) -> String {
+    let detail = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
+    match error.line() {
+        Some(line) => format!("{detail} (line {line})"),
+        None => detail,
+    }
+}
