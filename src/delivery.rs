@@ -1,0 +1,389 @@
+//! Delivery: what the engine produced goes out, no faster than the front end takes it.
+//!
+//! Triton's HTTP front end silently loses responses that pile up faster than a
+//! connection's thread writes them, and gives no signal of it. So one delivery
+//! thread for the whole process sends everything at a bounded rate, per stream
+//! and over all, and text that comes faster than that shares a response.
+//!
+//! The worker pushes text into a request's [`Outbox`] and never waits; the
+//! delivery thread alone touches the [`Wire`]. Knows nothing of tokens,
+//! llama.cpp or how Triton is called.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::engine::{FinishReason, Usage};
+use crate::protocol::reply;
+use crate::triton::{Error, now_ns, panic_text};
+
+/// The shortest time between two responses of one stream.
+const STREAM_GAP: Duration = Duration::from_millis(1);
+/// Responses a second over all streams.
+const RATE: f64 = 5_000.0;
+/// Responses that may follow each other at once after a quiet time.
+const BURST: f64 = 8.0;
+
+/// When a request was worked on, for Triton's statistics, on Triton's clock.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Times {
+    /// Its first row was planned.
+    pub(crate) scheduled_ns: Option<u64>,
+    /// Its last token was sampled.
+    pub(crate) computed_ns: Option<u64>,
+}
+
+/// One request's way back to its client.
+///
+/// Dropped before it completed or failed, it fails the request itself.
+pub(crate) trait Wire: Send {
+    /// Sends one response that is not the last.
+    fn send(&mut self, text: &str) -> Result<(), Error>;
+    /// Sends the last response.
+    fn complete(&mut self, text: &str, times: Times);
+    /// Ends the stream with an error.
+    fn fail(&mut self, error: &Error, times: Times);
+}
+
+/// How a request ends.
+#[derive(Debug)]
+pub(crate) enum End {
+    Complete { reason: FinishReason, usage: Usage },
+    Fail(Error),
+}
+
+/// What a request has to say that is not sent yet.
+pub(crate) struct Outbox {
+    pending: Mutex<Pending>,
+    is_cancelled: Box<dyn Fn() -> bool + Send + Sync>,
+    streaming: bool,
+    queue: Arc<Queue>,
+    label: String,
+}
+
+struct Pending {
+    text: String,
+    end: Option<End>,
+    times: Times,
+    /// `None` while the delivery thread uses it, and once the stream has ended.
+    wire: Option<Box<dyn Wire>>,
+    is_queued: bool,
+    is_broken: bool,
+    next_send: Option<Instant>,
+}
+
+impl Outbox {
+    /// `label` names the request in our log lines.
+    pub(crate) fn new(
+        delivery: &Delivery,
+        wire: Box<dyn Wire>,
+        is_cancelled: Box<dyn Fn() -> bool + Send + Sync>,
+        streaming: bool,
+        label: String,
+    ) -> Arc<Self> {
+        let pending = Pending {
+            text: String::new(),
+            end: None,
+            times: Times::default(),
+            wire: Some(wire),
+            is_queued: false,
+            is_broken: false,
+            next_send: None,
+        };
+        Arc::new(Self {
+            pending: Mutex::new(pending),
+            is_cancelled,
+            streaming,
+            queue: Arc::clone(&delivery.queue),
+            label,
+        })
+    }
+
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Says whether nobody waits for this request any more.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        (self.is_cancelled)() || self.lock().is_broken
+    }
+
+    /// Notes when the engine began to work on the request.
+    pub(crate) fn started(&self, planned_ns: u64) {
+        self.lock().times.scheduled_ns = Some(planned_ns);
+    }
+
+    /// Adds text that the engine generated.
+    pub(crate) fn push(self: &Arc<Self>, text: &str) {
+        let mut pending = self.lock();
+        pending.text.push_str(text);
+        if self.streaming {
+            self.enqueue(&mut pending);
+        }
+    }
+
+    /// Ends the request; later calls change nothing.
+    pub(crate) fn finish(self: &Arc<Self>, end: End) {
+        let mut pending = self.lock();
+        if pending.end.is_none() {
+            pending.times.computed_ns = Some(now_ns());
+            pending.end = Some(end);
+            self.enqueue(&mut pending);
+        }
+    }
+
+    fn enqueue(self: &Arc<Self>, pending: &mut Pending) {
+        if !pending.is_queued {
+            pending.is_queued = true;
+            let now = Instant::now();
+            let due = pending.next_send.map_or(now, |next| next.max(now));
+            self.queue.push(due, Arc::clone(self));
+        }
+    }
+
+    /// Sends one response, on the delivery thread, with no lock held.
+    fn deliver(self: &Arc<Self>) {
+        let mut pending = self.lock();
+        let Some(mut wire) = pending.wire.take() else {
+            return;
+        };
+        let text = std::mem::take(&mut pending.text);
+        if self.streaming && !text.is_empty() {
+            drop(pending);
+            let sent = wire.send(&reply::chunk(&text));
+            let mut pending = self.lock();
+            pending.wire = Some(wire);
+            pending.next_send = Some(Instant::now() + STREAM_GAP);
+            pending.is_queued = false;
+            if let Err(error) = sent {
+                log::error!("{}: a response could not be sent: {error}", self.label);
+                pending.is_broken = true;
+                pending.text.clear();
+                pending.end = Some(End::Fail(error));
+            }
+            if pending.end.is_some() || !pending.text.is_empty() {
+                self.enqueue(&mut pending);
+            }
+            return;
+        }
+        let times = pending.times;
+        let end = pending.end.take();
+        drop(pending);
+        match end {
+            Some(End::Complete { reason, usage }) => {
+                let last = if self.streaming {
+                    reply::complete(reason, &usage)
+                } else {
+                    reply::whole(&text, reason, &usage)
+                };
+                wire.complete(&last, times);
+            }
+            Some(End::Fail(error)) => wire.fail(&error, times),
+            None => self.lock().wire = Some(wire),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        // No code of ours can leave the state half-changed by panicking.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The delivery thread's inbox, ordered by when an outbox may send next.
+///
+/// An outbox is in it at most once, so it never holds more than there are
+/// requests in flight.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    heap: BinaryHeap<Reverse<Entry>>,
+    n_pushed: u64,
+    is_closed: bool,
+}
+
+struct Entry {
+    due: Instant,
+    order: u64,
+    outbox: Arc<Outbox>,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.due, self.order) == (other.due, other.order)
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.due, self.order).cmp(&(other.due, other.order))
+    }
+}
+
+impl Queue {
+    fn push(&self, due: Instant, outbox: Arc<Outbox>) {
+        let mut state = self.lock();
+        state.n_pushed += 1;
+        let order = state.n_pushed;
+        state.heap.push(Reverse(Entry { due, order, outbox }));
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Waits for the next outbox that may send; `None` once closed and empty.
+    fn pop(&self) -> Option<Arc<Outbox>> {
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            let wait = match state.heap.peek() {
+                Some(Reverse(entry)) if entry.due <= now => {
+                    return state.heap.pop().map(|Reverse(entry)| entry.outbox);
+                }
+                Some(Reverse(entry)) => Some(entry.due - now),
+                None if state.is_closed => return None,
+                None => None,
+            };
+            state = match wait {
+                Some(wait) => {
+                    let waited = self.changed.wait_timeout(state, wait);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    fn close(&self) {
+        self.lock().is_closed = true;
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The bound over all streams: a token bucket on the time it is given.
+struct Pacer {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Pacer {
+    fn new(now: Instant) -> Self {
+        Self {
+            tokens: BURST,
+            at: now,
+        }
+    }
+
+    /// Takes the right to send one response and returns how long to wait first.
+    ///
+    /// Time lost by a late thread is not made up for beyond [`BURST`].
+    fn take(&mut self, now: Instant) -> Duration {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * RATE;
+        self.tokens = (self.tokens + gained).min(BURST) - 1.0;
+        self.at = self.at.max(now);
+        Duration::from_secs_f64((-self.tokens).max(0.0) / RATE)
+    }
+}
+
+/// The delivery thread; dropping this sends what is pending and joins it.
+pub(crate) struct Delivery {
+    queue: Arc<Queue>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Delivery {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// The system's, where it has no thread for us.
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let inbox = Arc::clone(&queue);
+        let thread = thread::Builder::new()
+            .name("llm-delivery".to_owned())
+            .spawn(move || deliver_all(&inbox))?;
+        Ok(Self {
+            queue,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(thread) = self.thread.take() {
+            // Its panics are caught inside, so there is no error to see here.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn deliver_all(queue: &Queue) {
+    let mut pacer = Pacer::new(Instant::now());
+    while let Some(outbox) = queue.pop() {
+        let wait = pacer.take(Instant::now());
+        if !wait.is_zero() {
+            thread::sleep(wait);
+        }
+        // A panic drops the wire, which fails that one request.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| outbox.deliver())) {
+            log::error!(
+                "{}: delivery panicked: {}",
+                outbox.label,
+                panic_text(panic.as_ref())
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pacer_bounds_the_rate_and_does_not_catch_up() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(start);
+        let mut now = start;
+        for _ in 0..1_000 {
+            now += pacer.take(now);
+        }
+        let elapsed = now - start;
+        let expected = Duration::from_secs_f64((1_000.0 - BURST) / RATE);
+        assert!(
+            elapsed.abs_diff(expected) < Duration::from_millis(1),
+            "{elapsed:?}"
+        );
+
+        // A second of sleep buys one burst, not 5,000 responses.
+        now += Duration::from_secs(1);
+        let mut n_at_once = 0;
+        while pacer.take(now).is_zero() {
+            n_at_once += 1;
+        }
+        assert_eq!(n_at_once, BURST as usize);
+    }
+}

@@ -1,0 +1,262 @@
+//! The engine thread: drain the inbox; plan = schedule(now); out = run(plan); apply(out).
+//!
+//! One per model and device, and the only user of its scheduler and runner. It
+//! never waits for a client: what is generated goes into outboxes. A panic here
+//! poisons the engine: the stack unwinds, every outbox is dropped and so ends
+//! its stream with an error, and the closed inbox refuses what comes later.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError};
+
+use crate::delivery::{End, Outbox};
+use crate::engine::{Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, Token};
+use crate::intake::Permit;
+use crate::llama::Runner;
+use crate::protocol::SamplingParams;
+use crate::triton::{Code, Error, now_ns};
+
+/// How often a busy worker asks whether the server still serves its model.
+const SERVING_POLL: Duration = Duration::from_millis(100);
+
+/// A request that is ready to run.
+pub(crate) struct Job {
+    pub(crate) sequence: NewSequence,
+    pub(crate) sampling: SamplingParams,
+    pub(crate) outbox: Arc<Outbox>,
+    /// Counts the request as in flight for as long as it is held.
+    pub(crate) permit: Permit,
+}
+
+/// What the worker needs of the model: llama.cpp's runner, or a test's.
+pub(crate) trait StepRunner {
+    /// Prepares to sample for a sequence.
+    fn open(&mut self, id: SequenceId, sampling: &SamplingParams, prompt: &[Token]);
+    /// Forgets a sequence.
+    fn close(&mut self, id: SequenceId);
+    /// Runs a plan: one sample for each output row, or why the step failed.
+    fn run(&mut self, plan: &Plan) -> Result<Vec<Sampled>, String>;
+    /// Sequences of the last plan for which no token could be chosen, and why.
+    fn failures(&self) -> Vec<(SequenceId, String)>;
+}
+
+impl StepRunner for Runner {
+    fn open(&mut self, id: SequenceId, sampling: &SamplingParams, prompt: &[Token]) {
+        Runner::open(self, id, sampling, prompt);
+    }
+
+    fn close(&mut self, id: SequenceId) {
+        Runner::close(self, id);
+    }
+
+    fn run(&mut self, plan: &Plan) -> Result<Vec<Sampled>, String> {
+        Runner::run(self, plan).map_err(|error| error.to_string())
+    }
+
+    fn failures(&self) -> Vec<(SequenceId, String)> {
+        let failures = Runner::failures(self).iter();
+        failures
+            .map(|(id, error)| (*id, error.to_string()))
+            .collect()
+    }
+}
+
+struct Live {
+    outbox: Arc<Outbox>,
+    _permit: Permit,
+}
+
+/// The engine's loop and what it owns.
+pub(crate) struct Worker<R> {
+    inbox: Receiver<Job>,
+    scheduler: Scheduler,
+    runner: R,
+    live: HashMap<SequenceId, Live>,
+    watch: ServingWatch,
+}
+
+impl<R: StepRunner> Worker<R> {
+    pub(crate) fn new(
+        inbox: Receiver<Job>,
+        scheduler: Scheduler,
+        runner: R,
+        is_serving: Box<dyn Fn() -> bool + Send>,
+    ) -> Self {
+        let watch = ServingWatch {
+            is_serving,
+            was_serving: false,
+            polled: None,
+        };
+        Self {
+            inbox,
+            scheduler,
+            runner,
+            live: HashMap::new(),
+            watch,
+        }
+    }
+
+    /// Works until the inbox is closed; what still runs then is failed.
+    pub(crate) fn run(mut self) {
+        while self.receive() {
+            self.drop_cancelled();
+            if self.watch.has_ended(Instant::now()) {
+                self.fail_all("the model is being unloaded");
+            }
+            self.step();
+        }
+        self.fail_all("the model was unloaded");
+    }
+
+    fn step(&mut self) {
+        let planned_ns = now_ns();
+        let plan = self.scheduler.schedule(Instant::now());
+        match self.runner.run(&plan) {
+            Ok(out) => {
+                for (id, reason) in self.runner.failures() {
+                    self.scheduler.cancel(id);
+                    self.fail(id, Code::Internal, &reason);
+                }
+                for event in self.scheduler.apply(&out, Instant::now()) {
+                    self.handle(event, planned_ns);
+                }
+            }
+            Err(reason) => {
+                for id in self.scheduler.fail_running() {
+                    self.fail(id, Code::Internal, &reason);
+                }
+            }
+        }
+    }
+
+    /// Takes in what has arrived, waiting for it while idle; false once closed.
+    fn receive(&mut self) -> bool {
+        if self.scheduler.is_idle() {
+            match self.inbox.recv() {
+                Ok(job) => self.admit(job),
+                Err(_) => return false,
+            }
+        }
+        loop {
+            match self.inbox.try_recv() {
+                Ok(job) => self.admit(job),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn admit(&mut self, job: Job) {
+        let Job {
+            sequence,
+            sampling,
+            outbox,
+            permit,
+        } = job;
+        let id = sequence.id;
+        self.runner.open(id, &sampling, &sequence.prompt);
+        match self.scheduler.submit(sequence) {
+            Ok(()) => {
+                self.live.insert(
+                    id,
+                    Live {
+                        outbox,
+                        _permit: permit,
+                    },
+                );
+            }
+            Err(error) => {
+                self.runner.close(id);
+                outbox.finish(End::Fail(crate::intake::Refusal::from(error).into()));
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event, planned_ns: u64) {
+        match event {
+            Event::Started { sequence } => {
+                if let Some(live) = self.live.get(&sequence) {
+                    live.outbox.started(planned_ns);
+                }
+            }
+            Event::Text { sequence, text } => {
+                if let Some(live) = self.live.get(&sequence) {
+                    live.outbox.push(&text);
+                }
+            }
+            Event::Finished {
+                sequence,
+                reason,
+                usage,
+            } => {
+                self.finish(sequence, End::Complete { reason, usage });
+            }
+        }
+    }
+
+    fn drop_cancelled(&mut self) {
+        let cancelled = self
+            .live
+            .iter()
+            .filter(|(_, live)| live.outbox.is_cancelled());
+        let cancelled: Vec<SequenceId> = cancelled.map(|(&id, _)| id).collect();
+        for id in cancelled {
+            self.scheduler.cancel(id);
+            self.fail(id, Code::Cancelled, "the request was cancelled");
+        }
+    }
+
+    fn fail_all(&mut self, reason: &str) {
+        let ids: Vec<SequenceId> = self.live.keys().copied().collect();
+        for id in ids {
+            self.scheduler.cancel(id);
+            self.fail(id, Code::Unavailable, reason);
+        }
+    }
+
+    fn fail(&mut self, id: SequenceId, code: Code, reason: &str) {
+        if let Some(live) = self.live.get(&id) {
+            let label = live.outbox.label();
+            match code {
+                Code::Cancelled => log::debug!("{label}: {reason}"),
+                _ => log::error!("{label}: {reason}"),
+            }
+        }
+        self.finish(id, End::Fail(Error::new(code, reason)));
+    }
+
+    fn finish(&mut self, id: SequenceId, end: End) {
+        self.runner.close(id);
+        if let Some(live) = self.live.remove(&id) {
+            live.outbox.finish(end);
+        }
+    }
+}
+
+/// Notices that the server stops serving the model while requests still run.
+///
+/// Triton tells a backend nothing of an unload or a shutdown before the last
+/// request has ended, so the worker asks. While the server starts, and runs a
+/// model's warm-up, it does not serve yet: only the change counts.
+struct ServingWatch {
+    is_serving: Box<dyn Fn() -> bool + Send>,
+    was_serving: bool,
+    polled: Option<Instant>,
+}
+
+impl ServingWatch {
+    fn has_ended(&mut self, now: Instant) -> bool {
+        if self
+            .polled
+            .is_some_and(|polled| now.duration_since(polled) < SERVING_POLL)
+        {
+            return false;
+        }
+        self.polled = Some(now);
+        let is_serving = (self.is_serving)();
+        self.was_serving |= is_serving;
+        self.was_serving && !is_serving
+    }
+}
