@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{FinishReason, Usage};
 use crate::protocol::reply;
-use crate::triton::{Error, now_ns, panic_text};
+use crate::triton::{Code, Error, Responder, Times, now_ns, panic_text};
 
 /// The shortest time between two responses of one stream.
 const STREAM_GAP: Duration = Duration::from_millis(1);
@@ -27,16 +27,7 @@ const RATE: f64 = 5_000.0;
 /// Responses that may follow each other at once after a quiet time.
 const BURST: f64 = 8.0;
 
-/// When a request was worked on, for Triton's statistics, on Triton's clock.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Times {
-    /// Its first row was planned.
-    pub(crate) scheduled_ns: Option<u64>,
-    /// Its last token was sampled.
-    pub(crate) computed_ns: Option<u64>,
-}
-
-/// One request's way back to its client.
+/// One request's way back to its client: Triton's, or a test's.
 ///
 /// Dropped before it completed or failed, it fails the request itself.
 pub(crate) trait Wire: Send {
@@ -47,6 +38,23 @@ pub(crate) trait Wire: Send {
     /// Ends the stream with an error.
     fn fail(&mut self, error: &Error, times: Times);
 }
+
+impl Wire for Responder {
+    fn send(&mut self, text: &str) -> Result<(), Error> {
+        Responder::send(self, text)
+    }
+
+    fn complete(&mut self, text: &str, times: Times) {
+        Responder::complete(self, text, times);
+    }
+
+    fn fail(&mut self, error: &Error, times: Times) {
+        Responder::fail(self, error, times);
+    }
+}
+
+/// What a client is told whose request was dropped without an end.
+const GIVEN_UP: &str = "the engine gave this request up: see the server's log";
 
 /// How a request ends.
 #[derive(Debug)]
@@ -70,6 +78,7 @@ struct Pending {
     times: Times,
     /// `None` while the delivery thread uses it, and once the stream has ended.
     wire: Option<Box<dyn Wire>>,
+    has_sent: bool,
     is_queued: bool,
     is_broken: bool,
     next_send: Option<Instant>,
@@ -89,6 +98,7 @@ impl Outbox {
             end: None,
             times: Times::default(),
             wire: Some(wire),
+            has_sent: false,
             is_queued: false,
             is_broken: false,
             next_send: None,
@@ -116,9 +126,13 @@ impl Outbox {
         self.lock().times.scheduled_ns = Some(planned_ns);
     }
 
-    /// Adds text that the engine generated.
+    /// Adds text that the engine generated; none once the request has ended.
     pub(crate) fn push(self: &Arc<Self>, text: &str) {
         let mut pending = self.lock();
+        // After a response that could not be sent, more text would follow a hole.
+        if pending.is_broken || pending.end.is_some() {
+            return;
+        }
         pending.text.push_str(text);
         if self.streaming {
             self.enqueue(&mut pending);
@@ -158,6 +172,7 @@ impl Outbox {
             pending.wire = Some(wire);
             pending.next_send = Some(Instant::now() + STREAM_GAP);
             pending.is_queued = false;
+            pending.has_sent |= sent.is_ok();
             if let Err(error) = sent {
                 log::error!("{}: a response could not be sent: {error}", self.label);
                 pending.is_broken = true;
@@ -169,7 +184,7 @@ impl Outbox {
             }
             return;
         }
-        let times = pending.times;
+        let (times, has_sent) = (pending.times, pending.has_sent);
         let end = pending.end.take();
         drop(pending);
         match end {
@@ -181,8 +196,12 @@ impl Outbox {
                 };
                 wire.complete(&last, times);
             }
-            Some(End::Fail(error)) => wire.fail(&error, times),
-            None => self.lock().wire = Some(wire),
+            Some(End::Fail(error)) => fail(wire.as_mut(), has_sent, &error, times),
+            None => {
+                let mut pending = self.lock();
+                pending.wire = Some(wire);
+                pending.is_queued = false;
+            }
         }
     }
 
@@ -190,6 +209,28 @@ impl Outbox {
         // No code of ours can leave the state half-changed by panicking.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Drop for Outbox {
+    /// Fails a request that was given up without an end, as a poisoned engine does.
+    fn drop(&mut self) {
+        let pending = self
+            .pending
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut wire) = pending.wire.take() {
+            let error = Error::new(Code::Internal, GIVEN_UP);
+            fail(wire.as_mut(), pending.has_sent, &error, pending.times);
+        }
+    }
+}
+
+/// Ends a stream with an error, told in the protocol too if the client reads chunks already.
+fn fail(wire: &mut dyn Wire, has_sent: bool, error: &Error, times: Times) {
+    if has_sent && let Err(error) = wire.send(&reply::error(&error.message)) {
+        log::error!("triton-llm: an error chunk could not be sent: {error}");
+    }
+    wire.fail(error, times);
 }
 
 /// The delivery thread's inbox, ordered by when an outbox may send next.
@@ -355,35 +396,10 @@ fn deliver_all(queue: &Queue) {
                 outbox.label,
                 panic_text(panic.as_ref())
             );
+            outbox.lock().is_broken = true;
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pacer_bounds_the_rate_and_does_not_catch_up() {
-        let start = Instant::now();
-        let mut pacer = Pacer::new(start);
-        let mut now = start;
-        for _ in 0..1_000 {
-            now += pacer.take(now);
-        }
-        let elapsed = now - start;
-        let expected = Duration::from_secs_f64((1_000.0 - BURST) / RATE);
-        assert!(
-            elapsed.abs_diff(expected) < Duration::from_millis(1),
-            "{elapsed:?}"
-        );
-
-        // A second of sleep buys one burst, not 5,000 responses.
-        now += Duration::from_secs(1);
-        let mut n_at_once = 0;
-        while pacer.take(now).is_zero() {
-            n_at_once += 1;
-        }
-        assert_eq!(n_at_once, BURST as usize);
-    }
-}
+mod tests;

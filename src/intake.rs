@@ -12,11 +12,12 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::delivery::{Delivery, Outbox, Times, Wire};
-use crate::engine::{Limits, NewSequence, Scheduler, SequenceId, SubmitError, Token};
+use crate::delivery::{Delivery, End, Outbox};
+use crate::engine::{Limits, NewSequence, Scheduler, SequenceId, Token};
 use crate::llama::{ChatTemplate, Model, Runner, TemplateError, TokenizeError};
+use crate::permit::Permit;
 use crate::protocol::{self, Prompt, RequestDefaults, RequestError, RequestLimits};
-use crate::triton::{Code, Error, Responder, panic_text};
+use crate::triton::{Code, Error, Responder, Times, panic_text};
 use crate::worker::{Job, Worker};
 
 /// Bytes of stack for llama.cpp's tokenizers, some of which recurse over the text.
@@ -38,7 +39,7 @@ pub(crate) struct Reading {
 
 /// Why a request is refused before it runs.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
+enum Refusal {
     #[error(transparent)]
     Request(#[from] RequestError),
     #[error("the chat template cannot take these messages: {0}")]
@@ -54,8 +55,6 @@ pub(crate) enum Refusal {
         n_ctx: u32,
         max_piece_bytes: usize,
     },
-    #[error(transparent)]
-    Submit(#[from] SubmitError),
     #[error("the queue is full: {limit} requests are in flight, {n_slots} of them running")]
     QueueFull { limit: usize, n_slots: usize },
     #[error("the engine has stopped after an internal error: reload the model")]
@@ -69,37 +68,15 @@ pub(crate) enum Refusal {
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         let code = match &refusal {
-            Refusal::Submit(SubmitError::QueueFull { .. })
-            | Refusal::QueueFull { .. }
-            | Refusal::Stopped => Code::Unavailable,
-            Refusal::Submit(SubmitError::DuplicateId { .. }) => Code::Internal,
+            Refusal::QueueFull { .. } | Refusal::Stopped => Code::Unavailable,
             Refusal::Cancelled => Code::Cancelled,
             Refusal::Triton(error) => error.code,
             Refusal::Request(_)
             | Refusal::Template(_)
             | Refusal::Tokenize(_)
-            | Refusal::PromptTooLong { .. }
-            | Refusal::Submit(_) => Code::InvalidArg,
+            | Refusal::PromptTooLong { .. } => Code::InvalidArg,
         };
         Error::new(code, refusal.to_string())
-    }
-}
-
-/// A place among the requests in flight, given back on Drop.
-pub(crate) struct Permit(Arc<AtomicUsize>);
-
-impl Permit {
-    fn take(n_in_flight: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        let taken = n_in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-            (n < limit).then_some(n + 1)
-        });
-        taken.ok().map(|_| Self(Arc::clone(n_in_flight)))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -253,8 +230,7 @@ fn hand_over(
         permit,
     }) {
         let job = error.into_inner();
-        job.outbox
-            .finish(crate::delivery::End::Fail(Refusal::Stopped.into()));
+        job.outbox.finish(End::Fail(Refusal::Stopped.into()));
     }
 }
 

@@ -10,6 +10,7 @@ mod exports;
 mod intake;
 pub mod llama;
 mod memory;
+mod permit;
 pub mod protocol;
 mod serving;
 mod triton;

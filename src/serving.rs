@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +16,9 @@ use crate::intake::{Intake, Reading};
 use crate::llama::{self, CacheType, ChatTemplate, ContextParams, FlashAttention, LoadParams};
 use crate::memory;
 use crate::protocol::RequestLimits;
-use crate::triton::{self, Backend, Code, Error, Instance, InstanceKind, Request, Responder};
+use crate::triton::{
+    self, Backend, Code, Error, Instance, InstanceKind, Request, Responder, panic_text,
+};
 
 /// Tokens of KV cache where the configuration leaves it to us and memory allows.
 const MAX_AUTOMATIC_N_CTX: u32 = 32_768;
@@ -135,9 +138,18 @@ pub(crate) fn execute(
     let served = instance.model()?.state::<ServedModel>()?;
     let engine = served.engine(instance.kind()?)?;
     for request in requests.flatten() {
-        match Responder::new(request, instance, served.batched) {
-            Ok(responder) => engine.accept(responder),
-            Err(error) => log::error!("a request cannot be answered: {error}"),
+        // A panic must not become an error: Triton would take back requests that are ours.
+        let taken = catch_unwind(AssertUnwindSafe(|| {
+            match Responder::new(request, instance, served.batched) {
+                Ok(responder) => engine.accept(responder),
+                Err(error) => log::error!("a request cannot be answered: {error}"),
+            }
+        }));
+        if let Err(panic) = taken {
+            log::error!(
+                "taking over a request panicked: {}",
+                panic_text(panic.as_ref())
+            );
         }
     }
     Ok(())
@@ -210,7 +222,11 @@ fn read_config(model: triton::Model) -> Result<ModelConfig, LoadError> {
 /// Finds the model's file: the one named, else the only one in the version folder.
 fn find_model_file(folder: &Path, model_path: Option<&str>) -> Result<PathBuf, LoadError> {
     if let Some(path) = model_path {
-        return Ok(folder.join(path));
+        let path = folder.join(path);
+        return match fs::metadata(&path) {
+            Ok(_) => Ok(path),
+            Err(source) => Err(LoadError::File { path, source }),
+        };
     }
     let unreadable = |source| LoadError::File {
         path: folder.to_owned(),

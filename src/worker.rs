@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::delivery::{End, Outbox};
-use crate::engine::{Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, Token};
-use crate::intake::Permit;
+use crate::engine::{Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, SubmitError, Token};
 use crate::llama::Runner;
+use crate::permit::Permit;
 use crate::protocol::SamplingParams;
 use crate::triton::{Code, Error, now_ns};
 
@@ -124,7 +124,11 @@ impl<R: StepRunner> Worker<R> {
                 }
             }
             Err(reason) => {
-                for id in self.scheduler.fail_running() {
+                let failed = self.scheduler.fail_running();
+                if failed.is_empty() {
+                    log::error!("a step without sequences failed: {reason}");
+                }
+                for id in failed {
                     self.fail(id, Code::Internal, &reason);
                 }
             }
@@ -169,7 +173,7 @@ impl<R: StepRunner> Worker<R> {
             }
             Err(error) => {
                 self.runner.close(id);
-                outbox.finish(End::Fail(crate::intake::Refusal::from(error).into()));
+                outbox.finish(End::Fail(refusal(&error)));
             }
         }
     }
@@ -235,6 +239,15 @@ impl<R: StepRunner> Worker<R> {
     }
 }
 
+fn refusal(error: &SubmitError) -> Error {
+    let code = match error {
+        SubmitError::EmptyPrompt | SubmitError::PromptTooLong { .. } => Code::InvalidArg,
+        SubmitError::QueueFull { .. } => Code::Unavailable,
+        SubmitError::DuplicateId { .. } => Code::Internal,
+    };
+    Error::new(code, error.to_string())
+}
+
 /// Notices that the server stops serving the model while requests still run.
 ///
 /// Triton tells a backend nothing of an unload or a shutdown before the last
@@ -260,3 +273,6 @@ impl ServingWatch {
         self.was_serving && !is_serving
     }
 }
+
+#[cfg(test)]
+mod tests;

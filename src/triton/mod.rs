@@ -20,4 +20,4 @@ pub(crate) use error::{Code, Error};
 pub(crate) use guard::{guard, panic_text};
 pub(crate) use model::{Backend, Instance, InstanceKind, Model, prefer_cpu_instances};
 pub(crate) use request::Request;
-pub(crate) use response::Responder;
+pub(crate) use response::{Responder, Times};

@@ -57,8 +57,8 @@ impl Request {
 
     /// Copies the inputs and the parameters out of the request.
     ///
-    /// `max_bytes` bounds each input tensor. Inputs of other names are not
-    /// read: Triton has checked them against the configuration already.
+    /// `max_bytes` bounds each input tensor. Inputs of other names are passed
+    /// over: Triton has checked them against the configuration already.
     ///
     /// # Errors
     ///
@@ -209,7 +209,7 @@ fn read_input(
                 let message = format!("input '{name}' lies in GPU memory: must be CPU memory");
                 return Err(Error::new(Code::InvalidArg, message));
             }
-            if n_bytes > 0 {
+            if n_bytes > 0 && !buffer.is_null() {
                 let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
                 bytes.extend_from_slice(std::slice::from_raw_parts(buffer.cast(), n_bytes));
             }

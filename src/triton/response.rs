@@ -14,10 +14,16 @@ use super::clock::now_ns;
 use super::error::{Code, Error};
 use super::model::{Instance, call, discard};
 use super::request::{LENGTH_BYTES, Request};
-use crate::delivery::{Times, Wire};
-use crate::protocol::reply;
-
 const OUTPUT: &std::ffi::CStr = c"text_output";
+
+/// When a request was worked on, on Triton's clock, for its statistics.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Times {
+    /// Its first row was planned.
+    pub(crate) scheduled_ns: Option<u64>,
+    /// Its last token was sampled.
+    pub(crate) computed_ns: Option<u64>,
+}
 
 /// What Triton makes a request's responses with.
 ///
@@ -77,7 +83,6 @@ pub(crate) struct Responder {
     instance: Instance,
     /// The output's shape is `[1]`, or `[1, 1]` where the model takes batches.
     n_dims: u32,
-    n_sent: usize,
     is_finished: bool,
 }
 
@@ -96,7 +101,6 @@ impl Responder {
             factory,
             instance,
             n_dims,
-            n_sent: 0,
             is_finished: false,
         })
     }
@@ -111,7 +115,30 @@ impl Responder {
         move || factory.is_cancelled()
     }
 
-    fn send_text(&mut self, text: &str, flags: u32) -> Result<(), Error> {
+    /// Sends one response that is not the last.
+    pub(crate) fn send(&self, text: &str) -> Result<(), Error> {
+        self.send_text(text, 0)
+    }
+
+    /// Sends the last response.
+    pub(crate) fn complete(&mut self, text: &str, times: Times) {
+        match self.send_text(text, TRITONSERVER_RESPONSE_COMPLETE_FINAL) {
+            Ok(()) => {
+                self.is_finished = true;
+                self.report(true, times);
+            }
+            Err(error) => self.fail(&error, times),
+        }
+    }
+
+    /// Ends the stream with an error.
+    pub(crate) fn fail(&mut self, error: &Error, times: Times) {
+        self.is_finished = true;
+        self.send_error(error);
+        self.report(false, times);
+    }
+
+    fn send_text(&self, text: &str, flags: u32) -> Result<(), Error> {
         let mut response = ptr::null_mut();
         // SAFETY: the factory is live; the response is ours until it is sent.
         unsafe {
@@ -123,7 +150,6 @@ impl Responder {
                 discard(api().TRITONBACKEND_ResponseDelete(response));
                 return Err(error);
             }
-            self.n_sent += 1;
             call!(TRITONBACKEND_ResponseSend(response, flags, ptr::null_mut()))
         }
     }
@@ -212,34 +238,6 @@ impl Responder {
                 ));
             }
         }
-    }
-}
-
-impl Wire for Responder {
-    fn send(&mut self, text: &str) -> Result<(), Error> {
-        self.send_text(text, 0)
-    }
-
-    fn complete(&mut self, text: &str, times: Times) {
-        match self.send_text(text, TRITONSERVER_RESPONSE_COMPLETE_FINAL) {
-            Ok(()) => {
-                self.is_finished = true;
-                self.report(true, times);
-            }
-            Err(error) => self.fail(&error, times),
-        }
-    }
-
-    fn fail(&mut self, error: &Error, times: Times) {
-        if self.n_sent > 0 {
-            // The client already reads chunks: tell it in its own protocol too.
-            if let Err(error) = self.send_text(&reply::error(&error.message), 0) {
-                log::error!("triton-llm: an error chunk could not be sent: {error}");
-            }
-        }
-        self.is_finished = true;
-        self.send_error(error);
-        self.report(false, times);
     }
 }
 

@@ -1,0 +1,39 @@
+# `make` alone lists the targets. Everything they produce lies in .venv, build and target.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup build serve test fmt figures clean
+
+help: ## list the targets and the settings
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '%s\n' '' \
+	  'Settings, given as make serve NAME=value:' \
+	  '  MODEL=path.gguf     serve this model instead of the demo model' \
+	  '  HTTP_PORT=8000      GRPC_PORT=8001      METRICS_PORT=8002' \
+	  '  HOST=127.0.0.1      the address to listen on (0.0.0.0: every interface)' \
+	  '  PORTABLE=1          build for any x86-64 machine with AVX2 rather than for this one' \
+	  '  YES=1               install what is missing without asking' \
+	  '  TRITONSERVER=path   use this tritonserver program'
+
+setup: ## install what the build needs and fetch a stock tritonserver
+	@scripts/setup.sh
+
+build: setup ## build target/release/libtriton_llm.so and lay out build/backends
+	@scripts/build.sh
+
+# Its own job, so that Ctrl-C at the terminal reaches the server script and not
+# make, which would report an error; setpriv so that it does not outlive make.
+serve: build ## start tritonserver with the demo model (or MODEL=...)
+	@set -m; setpriv --pdeathsig TERM scripts/serve.sh; exit $$?
+
+test: ## run every check and test: format, lints, cargo, real server
+	@scripts/test.sh
+
+fmt: ## format the Rust code
+	@cargo fmt
+
+figures: build ## measure the figures of the README's table
+	@scripts/setup.sh --tests
+	@.venv/bin/python scripts/figures.py
+
+clean: ## remove what was built (.venv stays)
+	@rm -rf build target

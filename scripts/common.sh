@@ -1,0 +1,92 @@
+# Sourced by the other scripts: where things lie, how they speak to the user,
+# and the one build command that all of them share.
+# shellcheck shell=bash
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+BUILD="$ROOT/build"
+VENV="$ROOT/.venv"
+LIBRARY="$ROOT/target/release/libtriton_llm.so"
+BACKENDS="$BUILD/backends"
+mkdir -p "$BUILD"
+
+# Other flags would build llama.cpp a second time, so there is one set for all.
+if [[ "${PORTABLE:-0}" != 1 && "${RUSTFLAGS:-}" != *target-cpu=* ]]; then
+  export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C target-cpu=native"
+fi
+if [[ -d "$HOME/.cargo/bin" && ":$PATH:" != *":$HOME/.cargo/bin:"* ]]; then
+  export PATH="$PATH:$HOME/.cargo/bin"
+fi
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" | if [[ -t 1 ]]; then cat; else sed $'s/\033[^m]*m//g'; fi; }
+
+die() {
+  printf 'error: %s\n' "$1" >&2
+  shift
+  (($#)) && printf '       %s\n' "$@" >&2
+  exit 1
+}
+
+# confirm QUESTION: true if the user agrees; YES=1 answers for them.
+confirm() {
+  [[ "${YES:-0}" == 1 ]] && return 0
+  [[ -t 0 ]] || return 1
+  local answer
+  read -r -p "$1 [Y/n] " answer
+  [[ -z "$answer" || "$answer" == [yY]* ]]
+}
+
+# run_step LOG TITLE COMMAND...: runs COMMAND with its output in build/LOG and
+# shows how long it has taken and its latest line: every second on a terminal,
+# every half minute elsewhere. On failure the end of the log is shown.
+run_step() {
+  local log="$BUILD/$1" title="$2" start=$SECONDS pid status=0 shown=0 elapsed line
+  shift 2
+  say "$title"
+  "$@" >"$log" 2>&1 </dev/null &
+  pid=$!
+  trap 'kill "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; exit 130' INT TERM HUP
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 0.2
+    elapsed=$((SECONDS - start))
+    if ((elapsed > shown)); then
+      line="$(tail -n 1 "$log" | tr -d '\r\n' | cut -c 1-60)"
+      if [[ -t 1 ]]; then
+        printf '\r\033[K    %4d s  %s' "$elapsed" "$line"
+        shown=$elapsed
+      elif ((elapsed >= shown + 30)); then
+        printf '    %4d s  %s\n' "$elapsed" "$line"
+        shown=$elapsed
+      fi
+    fi
+  done
+  wait "$pid" || status=$?
+  trap - INT TERM HUP
+  if [[ -t 1 ]]; then printf '\r\033[K'; fi
+  if ((status != 0)); then
+    tail -n 30 "$log" >&2
+    die "this step failed with status $status: $title" "The whole log is $log"
+  fi
+}
+
+# Prints the tritonserver program to use; fails if there is none yet.
+find_tritonserver() {
+  local program
+  for program in "${TRITONSERVER:-}" /opt/tritonserver/bin/tritonserver \
+    "$VENV"/lib/python3*/site-packages/pytriton/tritonserver/bin/tritonserver; do
+    if [[ -n "$program" && -x "$program" ]]; then
+      printf '%s\n' "$program"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# Builds the library and lays it out as Triton expects a backend directory.
+build_library() {
+  run_step cargo-build.log "Building libtriton_llm.so (the first time takes some minutes: llama.cpp is compiled)" \
+    cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked
+  mkdir -p "$BACKENDS/llm"
+  # Replaced, not overwritten: a running server keeps the file it has mapped.
+  cp "$LIBRARY" "$BACKENDS/llm/.new"
+  mv "$BACKENDS/llm/.new" "$BACKENDS/llm/libtriton_llm.so"
+}

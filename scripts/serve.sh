@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Starts a stock tritonserver with the backend built by scripts/build.sh, says
+# what to try, and stops it on Ctrl-C. Called by `make serve`; see `make help`
+# for the settings.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+HOST="${HOST:-127.0.0.1}"
+HTTP_PORT="${HTTP_PORT:-8000}"
+GRPC_PORT="${GRPC_PORT:-8001}"
+METRICS_PORT="${METRICS_PORT:-8002}"
+LOG="$BUILD/server.log"
+
+check_ports() {
+  local name port seen=" "
+  for name in HTTP_PORT GRPC_PORT METRICS_PORT; do
+    port="${!name}"
+    if [[ ! "$port" =~ ^[1-9][0-9]{0,4}$ ]] || ((port > 65535)); then
+      die "$name is '$port': must be a number from 1 to 65535"
+    fi
+    [[ "$seen" != *" $port "* ]] || die "$name is $port, which another port setting uses already"
+    seen+="$port "
+    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+      die "$name: port $port is taken by another program" "Choose another one, as in: make serve $name=$((port % 60000 + 100))"
+    fi
+  done
+}
+
+# Prints the model repository: ours, or one made for MODEL.
+model_repository() {
+  if [[ -z "${MODEL:-}" ]]; then
+    printf '%s\n' "$ROOT/triton_repo"
+    return
+  fi
+  [[ -e "$MODEL" ]] || die "MODEL is '$MODEL': there is no such file"
+  [[ -f "$MODEL" && -r "$MODEL" ]] || die "MODEL is '$MODEL': not a file that can be read"
+  [[ "$(head -c 4 "$MODEL" | tr -d '\0')" == GGUF ]] || die "MODEL is '$MODEL': not a GGUF file"
+
+  local repository="$BUILD/model_repository" path
+  path="$(realpath "$MODEL")"
+  path="${path//\\/\\\\}"
+  rm -rf "$repository"
+  mkdir -p "$repository/llm_decoupled/1"
+  cat >"$repository/llm_decoupled/config.pbtxt" <<CONFIG
+name: "llm_decoupled"
+backend: "llm"
+parameters {
+  key: "model_path"
+  value: { string_value: "${path//\"/\\\"}" }
+}
+CONFIG
+  printf '%s\n' "$repository"
+}
+
+# Called by a trap.
+# shellcheck disable=SC2317
+stop_server() {
+  trap '' INT TERM HUP
+  say "Stopping tritonserver"
+  kill -TERM "$server" 2>/dev/null || true
+  wait "$server" 2>/dev/null || true
+  say "Stopped"
+  exit 0
+}
+
+server_failed() {
+  local status=0
+  wait "$server" || status=$?
+  grep -E '^E[0-9]|^error|failed' "$LOG" | tail -n 10 >&2 || tail -n 20 "$LOG" >&2
+  die "tritonserver ended with status $status" "Its whole log is $LOG"
+}
+
+wait_until_ready() {
+  local start=$SECONDS shown=0 host="$HOST"
+  [[ "$host" == 0.0.0.0 ]] && host=127.0.0.1
+  until curl -sf -o /dev/null --max-time 5 "http://$host:$HTTP_PORT/v2/health/ready"; do
+    kill -0 "$server" 2>/dev/null || server_failed
+    if ((SECONDS - start >= shown + 10)); then
+      shown=$((SECONDS - start))
+      printf '    %4d s  still loading the model\n' "$shown"
+    fi
+    sleep 0.1
+  done
+}
+
+print_hints() {
+  say "Ready on http://localhost:$HTTP_PORT (gRPC $GRPC_PORT, metrics $METRICS_PORT). Try in another terminal:"
+  echo
+  sed "s/localhost:8000/localhost:$HTTP_PORT/" <<'CURL'
+curl -X POST http://localhost:8000/v2/models/llm_decoupled/generate_stream \
+  -H "Content-Type: application/json" \
+  -H "Accept: text/event-stream" \
+  -d '{
+    "text_input": "[{\"role\":\"user\",\"content\":\"Say hello\"}]",
+    "parameters": {"streaming": true}
+  }'
+CURL
+  echo
+  echo "pip install kubrick-cli"
+  echo "KUBRICK_TRITON_URL=localhost:$HTTP_PORT KUBRICK_TRITON_MODEL=llm_decoupled kubrick -p \"Say hello\" --provider triton"
+  echo
+  say "The server's log is $LOG. Ctrl-C stops the server."
+}
+
+check_ports
+repository="$(model_repository)"
+tritonserver="$(find_tritonserver)" || die "there is no tritonserver yet" "Run: make setup"
+[[ -f "$BACKENDS/llm/libtriton_llm.so" ]] || die "the backend is not built yet" "Run: make build"
+
+say "Starting $tritonserver"
+# A process group of its own: Ctrl-C comes here alone, and once. The death
+# signal stops it even if this script is killed outright.
+set -m
+setpriv --pdeathsig TERM "$tritonserver" \
+  --model-repository="$repository" --backend-directory="$BACKENDS" \
+  --http-address="$HOST" --http-port="$HTTP_PORT" \
+  --grpc-address="$HOST" --grpc-port="$GRPC_PORT" \
+  --metrics-address="$HOST" --metrics-port="$METRICS_PORT" >"$LOG" 2>&1 </dev/null &
+server=$!
+set +m
+trap stop_server INT TERM HUP
+
+wait_until_ready
+print_hints
+wait "$server" || true
+server_failed

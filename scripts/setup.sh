@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Installs what the build and the server need, as far as it is missing:
+# Debian packages, Rust, a Python environment in .venv and a stock tritonserver.
+# With --tests also what the end-to-end tests need. Does nothing when all is there.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+SERVER_WHEEL="nvidia-pytriton==0.7.0" # carries tritonserver 2.51.0
+# Older stock servers that the tests load the backend into: 2.41.0 and 2.44.0.
+OLDER_SERVER_WHEELS=("nvidia-pytriton==0.5.0" "nvidia-pytriton==0.5.5")
+REQUIREMENTS="$ROOT/tests/e2e/requirements.txt"
+
+with_tests=0
+[[ "${1:-}" == --tests ]] && with_tests=1
+
+has_libclang() {
+  [[ -n "${LIBCLANG_PATH:-}" ]] && return 0
+  local file
+  for file in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so*; do
+    [[ -e "$file" ]] && return 0
+  done
+  return 1
+}
+
+# Prints a Python from 3.9 on that can make virtual environments.
+find_python() {
+  local python
+  for python in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.10 python3.9; do
+    [[ -n "$python" ]] || continue
+    if "$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
+      printf '%s\n' "$python"
+      return 0
+    fi
+  done
+  return 1
+}
+
+as_root() {
+  if (($(id -u) == 0)); then "$@"; else sudo "$@"; fi
+}
+
+apt_install() {
+  as_root apt-get update
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+}
+
+install_packages() {
+  local missing=()
+  command -v cmake >/dev/null || missing+=(cmake)
+  command -v make >/dev/null || missing+=(make)
+  { command -v c++ && command -v cc; } >/dev/null || missing+=(build-essential)
+  has_libclang || missing+=(libclang-dev)
+  command -v curl >/dev/null || missing+=(curl ca-certificates)
+  # NVIDIA's image has its own server, so there Python is for the tests only.
+  if ((with_tests)) || [[ ! -x "$VENV/bin/python" && ! -x /opt/tritonserver/bin/tritonserver ]]; then
+    find_python >/dev/null || missing+=(python3 python3-venv)
+  fi
+  ((${#missing[@]})) || return 0
+
+  local command="apt-get install ${missing[*]}"
+  command -v apt-get >/dev/null ||
+    die "these are missing: ${missing[*]}" "Install them with your system's package manager (the names are Debian's)."
+  if (($(id -u) != 0)); then
+    command -v sudo >/dev/null ||
+      die "these packages are missing: ${missing[*]}" "Run as root: $command"
+    confirm "Missing packages: ${missing[*]}. Install them with sudo?" ||
+      die "these packages are missing: ${missing[*]}" "Install them with: sudo $command"
+    sudo -v # asks for the password here, where it can be seen
+  fi
+  run_step setup-apt.log "Installing ${missing[*]}" apt_install "${missing[@]}"
+}
+
+# True if cargo is at least the version that Cargo.toml asks for.
+has_cargo() {
+  local wanted have
+  command -v cargo >/dev/null || return 1
+  wanted="$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$ROOT/Cargo.toml")"
+  have="$(cd "$ROOT" && cargo --version 2>/dev/null | cut -d ' ' -f 2)"
+  [[ -n "$have" && "$(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1)" == "$wanted" ]]
+}
+
+rustup_install() {
+  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal -c rustfmt -c clippy
+}
+
+install_rust() {
+  has_cargo && return 0
+  local what="Rust's cargo is not installed"
+  command -v cargo >/dev/null && what="$(cargo --version) is too old"
+  confirm "$what. Install the current Rust for this user with rustup (https://rustup.rs)?" ||
+    die "$what" "Install Rust from https://rustup.rs, then run this again."
+  run_step setup-rust.log "Installing Rust with rustup" rustup_install
+  export PATH="$HOME/.cargo/bin:$PATH"
+  has_cargo || die "cargo is still not usable after rustup ran" "See $BUILD/setup-rust.log"
+}
+
+make_venv() {
+  local python
+  python="$(find_python)" || die "no Python from 3.9 on that can make virtual environments" \
+    "Install python3 and python3-venv, or name one with PYTHON=path."
+  # A python that has gone since leaves a .venv that cannot start.
+  "$VENV/bin/python" -c '' 2>/dev/null ||
+    run_step setup-venv.log "Making the Python environment .venv" "$python" -m venv --clear "$VENV"
+}
+
+pip() { "$VENV/bin/python" -m pip --disable-pip-version-check --no-input "$@"; }
+
+fetch_server() {
+  find_tritonserver >/dev/null && return 0
+  make_venv
+  # Without its dependencies: only the server in it is used, not its Python code.
+  run_step setup-server.log "Fetching a stock tritonserver (55 MB)" pip install --no-deps "$SERVER_WHEEL"
+  chmod +x "$VENV"/lib/python3*/site-packages/pytriton/tritonserver/bin/tritonserver
+  local program missing
+  program="$(find_tritonserver)" || die "$SERVER_WHEEL has no tritonserver for this machine"
+  missing="$(ldd "$program" | awk '/not found/ {print $1}' | sort -u | tr '\n' ' ')"
+  [[ -z "$missing" ]] || die "$program needs libraries that this system lacks: $missing"
+}
+
+fetch_test_requirements() {
+  local stamp="$VENV/.requirements" wheel folder
+  make_venv
+  if ! cmp -s "$REQUIREMENTS" "$stamp"; then
+    run_step setup-tests.log "Installing the Python packages of the tests" pip install -r "$REQUIREMENTS"
+    cp "$REQUIREMENTS" "$stamp"
+  fi
+  for wheel in "${OLDER_SERVER_WHEELS[@]}"; do
+    folder="$VENV/servers/${wheel##*==}"
+    if [[ ! -x "$folder/pytriton/tritonserver/bin/tritonserver" ]]; then
+      run_step setup-servers.log "Fetching the stock tritonserver of $wheel for the tests" \
+        pip install --no-deps --upgrade --target "$folder" "$wheel"
+      chmod +x "$folder/pytriton/tritonserver/bin/tritonserver"
+    fi
+  done
+}
+
+install_packages
+install_rust
+fetch_server
+if ((with_tests)); then fetch_test_requirements; fi

@@ -1,0 +1,196 @@
+"""The streams of an answer, over HTTP and over gRPC, with arrival times."""
+
+import http.client
+import json
+import queue
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import tritonclient.grpc as grpcclient
+
+
+@dataclass
+class Answer:
+    """What came back for one request."""
+
+    status: int = 200
+    #: Each response's text_output, decoded.
+    messages: list = field(default_factory=list)
+    #: When each of them arrived, in time.monotonic() seconds.
+    times: list = field(default_factory=list)
+    #: The error with which the front end ended the stream, if it did.
+    error: str = ""
+    sent: float = 0.0
+    #: False while the stream is open.
+    ended: bool = False
+
+    @property
+    def chunks(self):
+        return [m["content"] for m in self.messages if m.get("type") == "chunk"]
+
+    @property
+    def text(self):
+        return "".join(self.chunks)
+
+    @property
+    def complete(self):
+        return [m for m in self.messages if m.get("type") == "complete"]
+
+    def whole(self):
+        """Asserts that the stream is complete and returns its text."""
+        assert self.status == 200 and not self.error, f"{self.status} {self.error}"
+        assert self.ended, "the stream did not end"
+        kinds = [m.get("type") for m in self.messages]
+        assert kinds.count("complete") == 1 and kinds[-1] == "complete", f"ends with {kinds[-3:]}"
+        assert set(kinds[:-1]) <= {"chunk"}, sorted(set(kinds))
+        assert all(self.chunks), "an empty chunk"
+        return self.text
+
+    @property
+    def usage(self):
+        return self.complete[0]["usage"]
+
+    @property
+    def finish_reason(self):
+        return self.complete[0]["finish_reason"]
+
+
+class HttpStream:
+    """One POST whose reply is a stream of server-sent events."""
+
+    def __init__(self, port, path, body, timeout=60):
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        self.answer = Answer(sent=time.monotonic())
+        self.connection.request(
+            "POST", path, json.dumps(body).encode(), {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        )
+        self.response = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        if self.response:
+            self.response.close()
+        self.connection.close()
+
+    def next(self):
+        """The next message, or None at the end of the stream or on an error."""
+        if self.response is None:
+            self.response = self.connection.getresponse()
+            self.answer.status = self.response.status
+            if self.response.status != 200:
+                body = self.response.read().decode()
+                self.answer.error = json.loads(body[body.index("{") :])["error"]
+                self.answer.ended = True
+                return None
+        while True:
+            line = self.response.readline()
+            if not line:
+                self.answer.ended = True
+                return None
+            line = line.decode().strip()
+            if not line:
+                continue
+            assert line.startswith("data: "), line
+            event = json.loads(line[len("data: ") :])
+            if "error" in event:
+                self.answer.error = event["error"]
+                continue
+            message = json.loads(event["text_output"])
+            self.answer.messages.append(message)
+            self.answer.times.append(time.monotonic())
+            return message
+
+    def read(self):
+        while self.next() is not None:
+            pass
+        return self.answer
+
+
+class GrpcStreams:
+    """One bidirectional gRPC stream that carries any number of requests."""
+
+    def __init__(self, url, model="llm_decoupled"):
+        self.client = grpcclient.InferenceServerClient(url)
+        self.model = model
+        self.events = queue.Queue()
+        self.answers = {}
+        self.client.start_stream(callback=lambda result, error: self.events.put((time.monotonic(), result, error)))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        self.client.stop_stream(cancel_requests=True)
+        self.client.close()
+
+    def send(self, text, request_id="1", shape=(1,), inputs=None, **parameters):
+        """Queues one request; `inputs` are further BYTES inputs by name."""
+        tensors = []
+        if text is not None:
+            tensors.append(bytes_input("text_input", [text], shape))
+        for name, values in (inputs or {}).items():
+            tensors.append(bytes_input(name, values))
+        return self.send_tensors(tensors, request_id, **parameters)
+
+    def send_tensors(self, tensors, request_id="1", **parameters):
+        """Queues one request with these inputs and returns its answer to be."""
+        answer = self.answers[request_id] = Answer(sent=time.monotonic())
+        self.client.async_stream_infer(
+            self.model,
+            tensors,
+            request_id=request_id,
+            parameters=parameters or None,
+            enable_empty_final_response=True,
+        )
+        return answer
+
+    def next(self, timeout=60):
+        """Takes the next response in: (request id, message or None)."""
+        arrived, result, error = self.events.get(timeout=timeout)
+        if error is not None:
+            # The client library hides whose error it is: the open ones end.
+            for answer in self.answers.values():
+                if not answer.ended:
+                    answer.error, answer.ended = str(error), True
+            return None, None
+        response = result.get_response()
+        answer = self.answers[response.id]
+        assert not answer.ended, f"a response after the final one of request {response.id}"
+        message = None
+        if response.outputs:
+            message = json.loads(result.as_numpy("text_output").reshape(-1)[0])
+            answer.messages.append(message)
+            answer.times.append(arrived)
+        final = response.parameters.get("triton_final_response")
+        answer.ended = bool(final and final.bool_param)
+        return response.id, message
+
+    def read(self, timeout=60):
+        """Reads until every request has ended; the answers by request id."""
+        end = time.monotonic() + timeout
+        while not all(a.ended for a in self.answers.values()):
+            self.next(timeout=max(0.01, end - time.monotonic()))
+        return self.answers
+
+
+def bytes_input(name, values, shape=None):
+    data = np.array([v if isinstance(v, bytes) else v.encode() for v in values], dtype=np.object_)
+    tensor = grpcclient.InferInput(name, list(shape) if shape else [len(values)], "BYTES")
+    tensor.set_data_from_numpy(data.reshape(list(shape) if shape else [len(values)]))
+    return tensor
+
+
+def grpc_answer(url, text, model="llm_decoupled", timeout=60, shape=(1,), inputs=None, **parameters):
+    """One request over gRPC, read to its end."""
+    with GrpcStreams(url, model) as streams:
+        streams.send(text, shape=shape, inputs=inputs, **parameters)
+        return streams.read(timeout)["1"]

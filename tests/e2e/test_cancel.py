@@ -1,0 +1,165 @@
+"""Clients that leave: the sequence ends at the next step, its slot is free, its neighbours notice nothing."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from repository import config
+from server import MODEL
+from streams import GrpcStreams
+
+LONG = {"ignore_eos": True, "temperature": 0, "max_tokens": 4000}
+NEIGHBOUR = "Tell me a long story"
+#: Far less than LONG takes, far more than a step.
+PROMPTLY = 5
+
+
+@pytest.fixture
+def server(start):
+    """One slot for a request to hold and one for a neighbour."""
+    return start(config(n_parallel=2, n_ctx=16384))
+
+
+def wait_for_free_slots(server, n=2, timeout=PROMPTLY):
+    """Waits until n requests can run at the same time, which shows that their slots are free."""
+    end = time.monotonic() + timeout
+    streams = [server.open_stream(NEIGHBOUR, temperature=0, max_tokens=100) for _ in range(n)]
+    try:
+        for stream in streams:
+            assert stream.next()["type"] == "chunk"
+            assert time.monotonic() < end, f"no slot is free after {timeout} s"
+        for stream in streams:
+            assert stream.read().whole()
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+def with_neighbour(server, leave):
+    """Runs `leave` while a neighbour streams, and compares the neighbour's text."""
+    alone = server.stream(NEIGHBOUR, temperature=0).whole()
+    neighbour = server.open_stream(NEIGHBOUR, temperature=0)
+    assert neighbour.next()["type"] == "chunk"
+    leave()
+    assert neighbour.read().whole() == alone
+    neighbour.close()
+    wait_for_free_slots(server)
+
+
+def grpc_cancel_in_decode(server):
+    streams = GrpcStreams(server.grpc)
+    streams.send("Count to 200", ignore_eos=True, temperature="0", max_tokens=4000)
+    assert streams.next()[1]["type"] == "chunk"
+    streams.close()
+
+
+def grpc_cancel_in_prefill(server):
+    streams = GrpcStreams(server.grpc)
+    streams.send("word " * 6000, ignore_eos=True, temperature="0", max_tokens=100)
+    time.sleep(0.02)
+    streams.close()
+
+
+def http_close_in_decode(server):
+    stream = server.open_stream("Count to 200", **LONG)
+    assert stream.next()["type"] == "chunk"
+    stream.close()
+
+
+def http_close_in_prefill(server):
+    stream = server.open_stream("word " * 6000, **LONG)
+    time.sleep(0.02)
+    stream.close()
+
+
+def http_reset(server):
+    """The client's kernel answers our data with a reset."""
+    stream = server.open_stream("Count to 200", **LONG)
+    assert stream.next()["type"] == "chunk"
+    stream.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    stream.close()
+
+
+def killed_client(server):
+    """A client process that dies with its streams open."""
+    program = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from streams import GrpcStreams, HttpStream
+stream = HttpStream({server.http_port}, "/v2/models/{MODEL}/generate_stream",
+                    {{"text_input": "Count to 200", "parameters": {LONG!r}}})
+stream.next()
+print("started", flush=True)
+while True:
+    stream.next()
+"""
+    client = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert client.stdout.readline() == "started\n"
+    finally:
+        client.send_signal(signal.SIGKILL)
+        client.wait(10)
+        client.stdout.close()
+
+
+WAYS = [
+    grpc_cancel_in_decode,
+    grpc_cancel_in_prefill,
+    http_close_in_decode,
+    http_close_in_prefill,
+    http_reset,
+    killed_client,
+]
+
+
+@pytest.mark.parametrize("leave", WAYS, ids=lambda way: way.__name__)
+def test_leaving(server, leave):
+    with_neighbour(server, lambda: leave(server))
+
+
+def test_grpc_cancel_while_queued(start):
+    """A request that waits for the one slot is taken back and never runs."""
+    server = start(config(n_parallel=1))
+    holder = server.open_stream("Count to 200", ignore_eos=True, temperature=0, max_tokens=1500)
+    assert holder.next()["type"] == "chunk"
+    queued = GrpcStreams(server.grpc)
+    queued.send("Count to 200", ignore_eos=True, temperature="0", max_tokens=4000)
+    time.sleep(0.1)
+    queued.close()
+    assert holder.read().whole()
+    holder.close()
+    wait_for_free_slots(server, n=1)
+
+
+def test_a_hundred_leavers(server):
+    """No slot, queue place or memory is lost over many departures."""
+    ways = [http_close_in_decode, grpc_cancel_in_decode, http_close_in_prefill]
+    for index in range(99):
+        ways[index % 3](server)
+    wait_for_free_slots(server, timeout=4 * PROMPTLY)
+    # A second time over: what memory it takes is taken by now.
+    before = server.resident_bytes()
+    for index in range(99):
+        ways[index % 3](server)
+    wait_for_free_slots(server, timeout=4 * PROMPTLY)
+    assert server.resident_bytes() - before < 16 * 2**20
+    assert os.path.exists(f"/proc/{server.process.pid}")
+
+
+def test_cancelled_counts_as_failure(start):
+    """Triton's statistics show a cancelled request as failed, and none as pending."""
+    server = start(config())
+    grpc_cancel_in_decode(server)
+    wait_for_free_slots(server)
+    end = time.monotonic() + PROMPTLY
+    while True:
+        metrics = server.metrics()
+        pending = metrics["nv_inference_pending_request_count", MODEL]
+        if metrics["nv_inference_request_failure", MODEL] == 1 and pending == 0:
+            break
+        assert time.monotonic() < end, metrics
+        time.sleep(0.1)

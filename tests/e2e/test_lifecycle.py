@@ -1,0 +1,192 @@
+"""Models and servers that come and go, with streams running."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from repository import config, make_model
+from server import MODEL, Server
+from streams import GrpcStreams
+
+LONG = {"ignore_eos": True, "temperature": 0, "max_tokens": 6000}
+EXPLICIT = "--model-control-mode=explicit"
+
+
+def open_streams(server, n=4):
+    streams = [server.open_stream("Count to 200", **LONG) for _ in range(n)]
+    for stream in streams:
+        assert stream.next()["type"] == "chunk"
+    return streams
+
+
+def assert_ended(streams):
+    """Every stream ended: whole, or with an error that the client can see."""
+    for stream in streams:
+        try:
+            answer = stream.read()
+        except (ConnectionError, OSError) as error:
+            pytest.fail(f"the stream was cut without a word: {error}")
+        said = [m for m in answer.messages if m["type"] == "error"]
+        assert answer.complete or answer.error or said, answer.messages[-1:]
+        stream.close()
+
+
+def test_unload_with_streams_running(repository):
+    make_model(repository)
+    with Server(repository, EXPLICIT, f"--load-model={MODEL}") as server:
+        streams = open_streams(server)
+        grpc = GrpcStreams(server.grpc)
+        grpc.send("Count to 200", ignore_eos=True, temperature="0", max_tokens=6000)
+        assert grpc.next()[1]["type"] == "chunk"
+        begin = time.monotonic()
+        assert server.unload()[0] == 200
+        assert_ended(streams)
+        answer = grpc.read(timeout=30)["1"]
+        assert answer.complete or answer.error
+        grpc.close()
+        server.wait_unloaded(timeout=30)
+        assert time.monotonic() - begin < 20
+        # And it can come back.
+        assert server.load()[0] == 200
+        assert server.good_answer()
+
+
+def test_unload_with_requests_queued(repository):
+    make_model(repository, config(n_parallel=1))
+    with Server(repository, EXPLICIT, f"--load-model={MODEL}") as server:
+        streams = open_streams(server, 1)
+        streams += [server.open_stream("Say hello", **LONG) for _ in range(5)]
+        time.sleep(0.2)
+        assert server.unload()[0] == 200
+        assert_ended(streams)
+        server.wait_unloaded(timeout=30)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_shutdown_with_streams_running(repository, signal_number):
+    """The server ends within its exit timeout, and each stream has its end."""
+    make_model(repository)
+    with Server(repository, "--exit-timeout-secs=20") as server:
+        streams = open_streams(server)
+        with ThreadPoolExecutor() as pool:
+            ended = pool.submit(assert_ended, streams)
+            begin = time.monotonic()
+            assert server.stop(signal_number, timeout=25) == 0, server.log()[-2000:]
+            assert time.monotonic() - begin < 15
+            ended.result(10)
+
+
+def test_shutdown_when_idle(start):
+    server = start()
+    assert server.good_answer()
+    begin = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.timeout(600)
+def test_fifty_load_unload_rounds_do_not_grow(repository):
+    make_model(repository)
+    with Server(repository, EXPLICIT) as server:
+        resident = {}
+        for number in range(1, 51):
+            assert server.load()[0] == 200
+            assert server.good_answer()
+            assert server.unload()[0] == 200
+            server.wait_unloaded()
+            resident[number] = server.resident_bytes()
+        growth = resident[50] - resident[10]
+        assert growth < 12 * 2**20, {n: f"{r / 2**20:.1f} MiB" for n, r in resident.items() if n in (1, 10, 30, 50)}
+        assert n_threads(server) < 100
+
+
+def n_threads(server):
+    return len(os.listdir(f"/proc/{server.process.pid}/task"))
+
+
+def test_threads_end_with_their_model(repository):
+    """A model's threads are gone after its unload."""
+    make_model(repository)
+    with Server(repository, EXPLICIT) as server:
+        counts = []
+        for _ in range(5):
+            assert server.load()[0] == 200
+            assert server.good_answer()
+            assert server.unload()[0] == 200
+            server.wait_unloaded()
+            time.sleep(0.5)
+            counts.append(n_threads(server))
+        assert counts[-1] <= counts[0], counts
+
+
+def test_concurrent_load_unload(repository):
+    """Models that come and go beside one that serves."""
+    names = ["a", "b", "c"]
+    make_model(repository)
+    for name in names:
+        make_model(repository, config(name=name, n_ctx=1024), name=name)
+    with Server(repository, EXPLICIT, f"--load-model={MODEL}") as server:
+        expected = server.good_answer()
+        stop = threading.Event()
+
+        def serve():
+            n = 0
+            while not stop.is_set():
+                assert server.good_answer() == expected
+                n += 1
+            return n
+
+        def come_and_go(name):
+            for _ in range(5):
+                status, reply = server.load(name)
+                assert status == 200, reply
+                assert server.good_answer(name) == expected
+                assert server.unload(name)[0] == 200
+                server.wait_unloaded(name)
+
+        with ThreadPoolExecutor() as pool:
+            serving = pool.submit(serve)
+            try:
+                for task in [pool.submit(come_and_go, name) for name in names]:
+                    task.result(120)
+            finally:
+                stop.set()
+            assert serving.result(60) > 0
+
+
+def test_reload_with_another_config(repository):
+    """A load over a loaded model takes the new configuration and loses no running stream."""
+    make_model(repository)
+    with Server(repository, EXPLICIT, f"--load-model={MODEL}") as server:
+        expected = server.good_answer()
+        streams = [server.open_stream("Tell me a long story", temperature=0) for _ in range(3)]
+        for stream in streams:
+            assert stream.next()["type"] == "chunk"
+        (repository / MODEL / "config.pbtxt").write_text(config(n_ctx=2048))
+        assert server.load()[0] == 200
+        assert server.good_answer() == expected
+        assert "2048" in server.stream("Say hello", max_tokens=5000).error
+        assert_ended(streams)
+
+
+def test_a_model_that_failed_to_load_can_be_repaired(repository):
+    make_model(repository, config(n_ctx="many"))
+    with Server(repository, EXPLICIT) as server:
+        status, reply = server.load()
+        assert status >= 400 and "n_ctx" in reply
+        (repository / MODEL / "config.pbtxt").write_text(config())
+        assert server.load()[0] == 200
+        assert server.good_answer()
+
+
+def test_fifty_failed_loads_do_not_grow(repository):
+    make_model(repository, config(chat_template="{% bad %}"))
+    with Server(repository, EXPLICIT) as server:
+        resident = {}
+        for number in range(1, 51):
+            assert server.load()[0] >= 400
+            resident[number] = server.resident_bytes()
+        assert resident[50] - resident[10] < 12 * 2**20, resident

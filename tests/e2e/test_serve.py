@@ -1,0 +1,187 @@
+"""`make serve` as a person runs it: in a terminal, ended with Ctrl-C."""
+
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+
+import pytest
+from repository import DEMO
+from server import ROOT, free_ports
+from test_seed import SEED
+
+SERVE = ROOT / "scripts" / "serve.sh"
+
+
+class Terminal:
+    """A command in a terminal of its own."""
+
+    def __init__(self, command, environment):
+        self.screen = ""
+        self.status = None
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            os.chdir(ROOT)
+            os.execvpe(command[0], command, {**os.environ, "TERM": "xterm", **environment})
+
+    def read(self, seconds=0.1):
+        try:
+            if select.select([self.terminal], [], [], seconds)[0]:
+                self.screen += os.read(self.terminal, 65536).decode(errors="replace").replace("\r\n", "\n")
+        except OSError:  # the other side is closed
+            time.sleep(seconds)
+
+    def wait_for(self, text, timeout=60):
+        end = time.monotonic() + timeout
+        while text not in self.screen:
+            assert time.monotonic() < end and not self.ended(), f"{text!r} is not on the screen:\n{self.screen[-3000:]}"
+            self.read()
+
+    def ended(self):
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        return self.status is not None
+
+    def wait(self, timeout=60):
+        end = time.monotonic() + timeout
+        while not self.ended():
+            assert time.monotonic() < end, f"still running:\n{self.screen[-3000:]}"
+            self.read()
+        self.read()
+        return self.status
+
+    def close(self):
+        if not self.ended():
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.terminal)
+
+
+@contextmanager
+def serve(command=(str(SERVE),), **environment):
+    http, grpc, metrics = free_ports(3)
+    ports = {"HTTP_PORT": str(http), "GRPC_PORT": str(grpc), "METRICS_PORT": str(metrics)}
+    terminal = Terminal(list(command), {**ports, **environment})
+    terminal.http_port = http
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def is_open(port):
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def assert_gone(port):
+    end = time.monotonic() + 20
+    while is_open(port):
+        assert time.monotonic() < end, "the server outlived the script"
+        time.sleep(0.1)
+
+
+def run_printed_curl(screen):
+    found = re.search(r"^curl -X POST .*?^  \}'$", screen, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(["sh", "-c", found[0] + " -sS"], capture_output=True, text=True, timeout=60)
+    assert '\\"type\\":\\"complete\\"' in done.stdout.replace(" ", ""), done.stdout + done.stderr
+
+
+def test_serve_and_ctrl_c():
+    with serve() as terminal:
+        terminal.wait_for("Ctrl-C stops the server")
+        curl = (SEED / "stream.sh").read_text().replace("localhost:8000", f"localhost:{terminal.http_port}")
+        assert curl in terminal.screen
+        assert 'kubrick -p "Say hello" --provider triton' in terminal.screen
+        run_printed_curl(terminal.screen)
+        os.write(terminal.terminal, b"\x03")
+        assert terminal.wait() == 0, terminal.screen
+        assert_gone(terminal.http_port)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_serve_ends_without_an_error():
+    """Ctrl-C must not make `make` report a failure; setup and build are no work by now."""
+    with serve(["make", "serve"]) as terminal:
+        terminal.wait_for("Ctrl-C stops the server", timeout=240)
+        os.write(terminal.terminal, b"\x03")
+        assert terminal.wait() == 0, terminal.screen
+        assert "Error" not in terminal.screen and "Interrupt" not in terminal.screen, terminal.screen
+        assert_gone(terminal.http_port)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_no_orphan(signal_number):
+    """However the script ends, its server ends too."""
+    with serve() as terminal:
+        terminal.wait_for("Ctrl-C stops the server")
+        os.kill(terminal.pid, signal_number)
+        terminal.wait()
+        assert_gone(terminal.http_port)
+
+
+def test_model_of_the_users(tmp_path):
+    """MODEL serves any GGUF file, whatever its path."""
+    model = tmp_path / 'my "odd" model.gguf'
+    shutil.copy(DEMO, model)
+    with serve(MODEL=str(model)) as terminal:
+        terminal.wait_for("Ctrl-C stops the server")
+        run_printed_curl(terminal.screen)
+        os.write(terminal.terminal, b"\x03")
+        assert terminal.wait() == 0, terminal.screen
+
+
+def run_serve(**environment):
+    http, grpc, metrics = free_ports(3)
+    ports = {"HTTP_PORT": str(http), "GRPC_PORT": str(grpc), "METRICS_PORT": str(metrics)}
+    return subprocess.run(
+        [SERVE], env={**os.environ, **ports, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )  # fmt: skip
+
+
+def test_port_is_taken():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        for name in ("HTTP_PORT", "GRPC_PORT", "METRICS_PORT"):
+            done = run_serve(**{name: port})
+            assert done.returncode != 0
+            assert name in done.stderr and port in done.stderr and "taken" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "setting,parts",
+    [
+        ({"HTTP_PORT": "http"}, ["HTTP_PORT", "http", "65535"]),
+        ({"HTTP_PORT": "70000"}, ["HTTP_PORT", "70000", "65535"]),
+        ({"HTTP_PORT": "23456", "GRPC_PORT": "23456"}, ["GRPC_PORT", "23456"]),
+        ({"MODEL": "/nowhere/model.gguf"}, ["MODEL", "/nowhere/model.gguf", "no such file"]),
+        ({"MODEL": "/"}, ["MODEL", "not a file"]),
+        ({"MODEL": __file__}, ["MODEL", "not a GGUF file"]),
+    ],
+    ids=str,
+)
+def test_bad_setting(setting, parts):
+    done = run_serve(**setting)
+    assert done.returncode != 0
+    for part in parts:
+        assert part in done.stderr, done.stderr
+
+
+def test_a_model_that_does_not_load(tmp_path):
+    """The reason is shown, not only the log's name."""
+    model = tmp_path / "broken.gguf"
+    model.write_bytes(DEMO.read_bytes()[:1000])
+    done = run_serve(MODEL=str(model))
+    assert done.returncode != 0
+    assert "broken.gguf" in done.stderr, done.stderr

@@ -1,0 +1,168 @@
+"""The text is right: byte for byte what the training script computed, alone and in company."""
+
+import json
+import unicodedata
+
+import pytest
+from streams import GrpcStreams, grpc_answer
+
+
+def name_of(case):
+    return case["messages"][-1]["content"][:30]
+
+
+def expected(case):
+    return case["text"], case["finish_reason"]
+
+
+def test_golden_over_http(demo, golden):
+    """Every golden answer, alone."""
+    assert golden
+    for case in golden:
+        answer = demo.stream(case["messages"], temperature=0, max_tokens=case["max_tokens"], timeout=60)
+        assert (answer.whole(), answer.finish_reason) == expected(case), name_of(case)
+        assert answer.usage["prompt_tokens"] == len(case["prompt_tokens"]), name_of(case)
+
+
+def test_golden_over_grpc(demo, golden):
+    for case in golden:
+        answer = grpc_answer(demo.grpc, json.dumps(case["messages"]), temperature="0", max_tokens=case["max_tokens"])
+        assert (answer.whole(), answer.finish_reason) == expected(case), name_of(case)
+
+
+def test_golden_all_at_once(demo, golden):
+    """The same answers when they share the batch, several times over."""
+    for _ in range(3):
+        with GrpcStreams(demo.grpc) as streams:
+            for index, case in enumerate(golden):
+                text = json.dumps(case["messages"])
+                streams.send(text, request_id=str(index), temperature="0", max_tokens=case["max_tokens"])
+            answers = streams.read()
+        for index, case in enumerate(golden):
+            assert answers[str(index)].whole() == case["text"], name_of(case)
+
+
+def test_one_golden_sixteen_times_at_once(demo, golden):
+    for case in golden:
+        open_streams = [
+            demo.open_stream(case["messages"], temperature=0, max_tokens=case["max_tokens"]) for _ in range(16)
+        ]
+        texts = {stream.read().whole() for stream in open_streams}
+        for stream in open_streams:
+            stream.close()
+        assert texts == {case["text"]}, name_of(case)
+
+
+def test_not_streaming_is_the_same_text(demo, golden):
+    for case in golden:
+        status, body = demo.generate(case["messages"], temperature=0, max_tokens=case["max_tokens"])
+        message = json.loads(body["text_output"])
+        assert status == 200 and message["content"] == case["text"], name_of(case)
+
+
+def test_characters_are_never_split(demo, golden):
+    """Emoji, CJK and accents come whole, although each takes several tokens."""
+    wide = [c for c in golden if any(ord(character) > 0x2FF for character in c["text"])]
+    assert len(wide) >= 4, "the demo model's golden answers should include wide characters"
+    for case in wide:
+        answer = demo.stream(case["messages"], temperature=0, max_tokens=case["max_tokens"])
+        assert answer.whole() == case["text"]
+        for chunk in answer.chunks:
+            assert "\ufffd" not in chunk, chunk
+            chunk.encode()  # a lone half of a surrogate pair would raise
+        # More tokens than characters could only be: some took several.
+        n_wide = sum(unicodedata.category(c)[0] in "LS" and ord(c) > 0x2FF for c in case["text"])
+        assert answer.usage["completion_tokens"] > n_wide
+
+
+def test_a_cut_character_becomes_one_replacement(demo):
+    """A limit that falls inside a character leaves no broken bytes."""
+    prompt = "Send me emoji"
+    whole = demo.stream(prompt, temperature=0).whole()
+    for max_tokens in range(1, 9):
+        answer = demo.stream(prompt, temperature=0, max_tokens=max_tokens)
+        text = answer.whole()
+        assert answer.finish_reason == "length"
+        assert answer.usage["completion_tokens"] == max_tokens
+        assert whole.startswith(text.rstrip("\ufffd")), text
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc", "generate"])
+def test_stop_string(demo, transport):
+    """Found across token borders, and neither it nor what follows is sent."""
+    prompt = "Count to 20"
+    whole = demo.stream(prompt, temperature=0).whole()
+    stop = whole[12:17]
+    assert len(stop) == 5
+    before = whole[: whole.index(stop)]
+    if transport == "http":
+        answer = demo.stream(prompt, temperature=0, stop=stop)
+        text, reason = answer.whole(), answer.finish_reason
+    elif transport == "grpc":
+        answer = grpc_answer(demo.grpc, prompt, inputs={"stop": ["never", stop]}, temperature="0")
+        text, reason = answer.whole(), answer.finish_reason
+    else:
+        message = json.loads(demo.generate(prompt, temperature=0, stop=json.dumps(["never", stop]))[1]["text_output"])
+        text, reason = message["content"], message["finish_reason"]
+    assert (text, reason) == (before, "stop")
+
+
+def test_a_stop_string_that_never_comes_loses_nothing(demo):
+    """Text held back because it might be one is released."""
+    whole = demo.stream("Count to 20", temperature=0).whole()
+    for stop in (whole[-1] + "x", whole[3:8] + "\x00", "never"):
+        answer = demo.stream("Count to 20", temperature=0, stop=stop)
+        assert (answer.whole(), answer.finish_reason) == (whole, "stop")
+
+
+def test_stop_ways_agree(demo):
+    """A parameter, an input and the sampling_parameters JSON mean the same."""
+    whole = demo.stream("Count to 20", temperature=0).whole()
+    stop = whole[7:10]
+    answers = [
+        demo.stream("Count to 20", temperature=0, stop=stop),
+        demo.stream("Count to 20", temperature=0, inputs={"stop": [stop]}),
+        demo.stream("Count to 20", inputs={"sampling_parameters": json.dumps({"temperature": 0, "stop": [stop]})}),
+    ]
+    assert {a.whole() for a in answers} == {whole[: whole.index(stop)]}
+
+
+def test_one_seed_one_text(demo):
+    """Random text repeats under its seed, alone and in company, and differs without."""
+    options = {"temperature": 3.0, "max_tokens": 40, "ignore_eos": True}
+    prompt = "Tell me a story"
+    alone = demo.stream(prompt, seed=7, **options).whole()
+    assert demo.stream(prompt, seed=7, **options).whole() == alone
+    others = [demo.open_stream(f"Count to {n}", seed=n, **options) for n in range(12)]
+    assert demo.stream(prompt, seed=7, **options).whole() == alone
+    for stream in others:
+        stream.read().whole()
+        stream.close()
+    assert len({demo.stream(prompt, seed=seed, **options).whole() for seed in range(5)}) > 1
+    assert len({demo.stream(prompt, **options).whole() for _ in range(5)}) > 1
+
+
+def test_text_input_and_messages_agree(demo):
+    """Plain text is one user message, and parts join to a string."""
+    messages = [
+        [{"role": "user", "content": "Count to 9"}],
+        [{"role": "user", "content": [{"type": "text", "text": "Count to 9"}]}],
+    ]
+    plain = demo.stream("Count to 9", temperature=0)
+    for message in messages:
+        answer = demo.stream(message, temperature=0)
+        assert (answer.whole(), answer.usage) == (plain.whole(), plain.usage)
+
+
+def test_prompts_matter(demo):
+    """What the model is told comes back."""
+    for phrase in ("tiny boats drift home", "red, green, blue"):
+        assert demo.stream(f"Repeat after me: {phrase}", temperature=0).whole() == phrase
+
+
+def test_min_tokens(demo):
+    short = demo.stream("Say hello in one word", temperature=0)
+    n = short.usage["completion_tokens"] + 10
+    answer = demo.stream("Say hello in one word", temperature=0, min_tokens=n, max_tokens=n + 20)
+    answer.whole()
+    assert answer.usage["completion_tokens"] >= n

@@ -1,0 +1,91 @@
+"""Nothing is lost on the wire: bursts of short responses while the machine is busy.
+
+WIRE_ROUNDS sets how often each case is repeated (2; 10 for a full run).
+"""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from repository import config
+from server import MODEL
+from streams import GrpcStreams, HttpStream
+
+ROUNDS = int(os.environ.get("WIRE_ROUNDS", "2"))
+N_STREAMS = 64
+N_TOKENS = 500
+# The model is sure of each token of this text, whatever shares its batch.
+PROMPT = "Tell me a long story"
+PARAMETERS = {"ignore_eos": True, "max_tokens": N_TOKENS}
+
+
+@pytest.fixture
+def busy_cores():
+    """Keeps two cores busy."""
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    yield
+    for hog in hogs:
+        hog.kill()
+        hog.wait(10)
+
+
+def http_answers(server):
+    body = {"text_input": PROMPT, "parameters": PARAMETERS}
+    streams = [HttpStream(server.http_port, f"/v2/models/{MODEL}/generate_stream", body, 120) for _ in range(N_STREAMS)]
+    try:
+        with ThreadPoolExecutor(N_STREAMS) as pool:
+            return list(pool.map(HttpStream.read, streams))
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+def grpc_answers(server):
+    with GrpcStreams(server.grpc) as streams:
+        for index in range(N_STREAMS):
+            streams.send(PROMPT, request_id=str(index), **PARAMETERS)
+        return list(streams.read(timeout=120).values())
+
+
+@pytest.mark.timeout(60 + 120 * ROUNDS)
+@pytest.mark.parametrize("transport", [http_answers, grpc_answers], ids=["http", "grpc"])
+@pytest.mark.parametrize("arguments", [(), ("--http-thread-count=1",)], ids=["default", "one-http-thread"])
+@pytest.mark.parametrize("n_parallel", [16, 64])
+def test_burst(start, busy_cores, transport, arguments, n_parallel):
+    """64 streams of 500 tokens: every text whole and the same, every stream ended once."""
+    server = start(config(n_parallel=n_parallel, n_ctx=65536 if n_parallel == 64 else 16384), *arguments)
+    alone = server.stream(PROMPT, **PARAMETERS).whole()
+    for _ in range(ROUNDS):
+        answers = transport(server)
+        assert len(answers) == N_STREAMS
+        for answer in answers:
+            assert answer.whole() == alone
+            assert answer.usage["completion_tokens"] == N_TOKENS
+            assert answer.finish_reason == "length"
+
+
+def test_at_most_one_response_a_millisecond(start):
+    """However fast the model is, a stream gets no more than 1,000 responses a second."""
+    server = start(config())
+    answer = server.stream(PROMPT, **PARAMETERS)
+    answer.whole()
+    assert len(answer.times) <= (answer.times[-1] - answer.times[0]) * 1000 * 1.1 + 5
+
+
+def test_one_token_a_response_at_ordinary_speed(start):
+    """With enough other work to slow a stream down, each token is a response of its own."""
+    server = start(config(n_parallel=16))
+    others = [server.open_stream(PROMPT, **PARAMETERS) for _ in range(15)]
+    for other in others:
+        assert other.next()["type"] == "chunk"
+    answer = server.stream(PROMPT, max_tokens=100)
+    answer.whole()
+    rate = 100 / (answer.times[-1] - answer.times[0])
+    for other in others:
+        other.read().whole()
+        other.close()
+    # All streams together may send 5,000 responses a second.
+    if rate * 16 < 4000:
+        assert len(answer.chunks) >= 95, f"{len(answer.chunks)} responses for 100 tokens at {rate:.0f} a second"
