@@ -8,8 +8,8 @@
 mod host;
 
 use host::{
-    Ask, CANCELLED, Config, GPU, Given, INTERNAL, INVALID_ARG, Outcome, Running, Served, Server,
-    UNAVAILABLE, UNSUPPORTED,
+    Ask, CANCELLED, Config, GPU, Given, INTERNAL, INVALID_ARG, NOT_FOUND, Outcome, Running, Served,
+    Server, UNAVAILABLE, UNSUPPORTED,
 };
 
 /// Runs a scenario on a freshly loaded demo model and ends everything after it.
@@ -504,7 +504,7 @@ fn bad_configurations_do_not_load() {
         (config().with("n_paralel", "2"), INVALID_ARG, "n_parallel"),
         (
             config().with("model_path", "none.gguf"),
-            INVALID_ARG,
+            NOT_FOUND,
             "none.gguf",
         ),
         (

@@ -19,6 +19,7 @@ use serde_json::Value;
 pub use request::{Ask, Given, Outcome, Running};
 
 pub const INTERNAL: i32 = 1;
+pub const NOT_FOUND: i32 = 2;
 pub const INVALID_ARG: i32 = 3;
 pub const UNAVAILABLE: i32 = 4;
 pub const UNSUPPORTED: i32 = 5;
