@@ -59,7 +59,7 @@ def grpc_cancel_in_decode(server):
 
 def grpc_cancel_in_prefill(server):
     streams = GrpcStreams(server.grpc)
-    streams.send("word " * 6000, ignore_eos=True, temperature="0", max_tokens=100)
+    streams.send("word " * 3000, ignore_eos=True, temperature="0", max_tokens=100)
     time.sleep(0.02)
     streams.close()
 
@@ -71,7 +71,8 @@ def http_close_in_decode(server):
 
 
 def http_close_in_prefill(server):
-    stream = server.open_stream("word " * 6000, **LONG)
+    # Triton notices it at the first write, so this prompt is read to its end.
+    stream = server.open_stream("word " * 500, **LONG)
     time.sleep(0.02)
     stream.close()
 
@@ -135,15 +136,15 @@ def test_grpc_cancel_while_queued(start):
     wait_for_free_slots(server, n=1)
 
 
-def test_a_hundred_leavers(server):
+def test_many_leavers(server):
     """No slot, queue place or memory is lost over many departures."""
     ways = [http_close_in_decode, grpc_cancel_in_decode, http_close_in_prefill]
-    for index in range(99):
+    for index in range(48):
         ways[index % 3](server)
     wait_for_free_slots(server, timeout=4 * PROMPTLY)
     # A second time over: what memory it takes is taken by now.
     before = server.resident_bytes()
-    for index in range(99):
+    for index in range(48):
         ways[index % 3](server)
     wait_for_free_slots(server, timeout=4 * PROMPTLY)
     assert server.resident_bytes() - before < 16 * 2**20

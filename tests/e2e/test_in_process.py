@@ -1,6 +1,7 @@
 """The library in a host that holds libtritonserver RTLD_LOCAL, as Triton's Python API does."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def test_in_process(host, repository, demo, version):
     """Loads, streams and ends, with the same text as in the tritonserver program."""
     make_model(repository)
     command = [host, library_of(version), repository, BACKENDS, MODEL, "Count to 20"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    # The wheel's libraries find each other only from its own program.
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(library_of(version).parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-3000:]
     messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(messages) > 1 and messages[-1]["type"] == "complete"
