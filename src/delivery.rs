@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{FinishReason, Usage};
 use crate::protocol::reply;
-use crate::triton::{Code, Error, Responder, Times, now_ns, panic_text};
+use crate::triton::{Code, Error, Responder, Times, now_ns, panic_text, while_running};
 
 /// The shortest time between two responses of one stream.
 const STREAM_GAP: Duration = Duration::from_millis(1);
@@ -389,6 +389,7 @@ fn deliver_all(queue: &Queue) {
         if !wait.is_zero() {
             thread::sleep(wait);
         }
+        let _running = while_running();
         // A panic drops the wire, which fails that one request.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| outbox.deliver())) {
             log::error!(

@@ -17,7 +17,7 @@ use crate::engine::{Limits, NewSequence, Scheduler, SequenceId, Token};
 use crate::llama::{ChatTemplate, Model, Runner, TemplateError, TokenizeError};
 use crate::permit::Permit;
 use crate::protocol::{self, Prompt, RequestDefaults, RequestError, RequestLimits};
-use crate::triton::{Code, Error, Responder, Times, panic_text};
+use crate::triton::{Code, Error, Responder, Times, panic_text, while_running};
 use crate::worker::{Job, Worker};
 
 /// Bytes of stack for llama.cpp's tokenizers, some of which recurse over the text.
@@ -179,6 +179,7 @@ fn read_all(
     delivery: &Delivery,
 ) {
     for (responder, permit) in requests {
+        let _running = while_running();
         // A panic drops the responder, which answers with an error.
         let read = catch_unwind(AssertUnwindSafe(|| {
             hand_over(reading, responder, permit, jobs, delivery);

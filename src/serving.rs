@@ -18,6 +18,7 @@ use crate::memory;
 use crate::protocol::RequestLimits;
 use crate::triton::{
     self, Backend, Code, Error, Instance, InstanceKind, Request, Responder, panic_text,
+    stop_at_exit,
 };
 
 /// Tokens of KV cache where the configuration leaves it to us and memory allows.
@@ -112,6 +113,7 @@ struct ServedModel {
 /// Completes and checks the configuration, then loads the model.
 pub(crate) fn load(model: triton::Model) -> Result<(), Error> {
     let served = ServedModel::load(model)?;
+    stop_at_exit();
     model.set_state(served)
 }
 

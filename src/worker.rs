@@ -16,7 +16,7 @@ use crate::engine::{Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, Su
 use crate::llama::Runner;
 use crate::permit::Permit;
 use crate::protocol::SamplingParams;
-use crate::triton::{Code, Error, now_ns};
+use crate::triton::{Code, Error, now_ns, while_running};
 
 /// How often a busy worker asks whether the server still serves its model.
 const SERVING_POLL: Duration = Duration::from_millis(100);
@@ -101,6 +101,7 @@ impl<R: StepRunner> Worker<R> {
     /// Works until the inbox is closed; what still runs then is failed.
     pub(crate) fn run(mut self) {
         while self.receive() {
+            let _running = while_running();
             self.drop_cancelled();
             if self.watch.has_ended(Instant::now()) {
                 self.fail_all("the model is being unloaded");

@@ -50,7 +50,7 @@ fn a_stream() {
         assert_eq!(server.n_batch_reports(), 1);
 
         let whole = served.answer(&unstreamed(hello())).in_order();
-        assert_eq!(whole.events, "FSRD", "one response only");
+        assert_eq!(whole.events, "SRFD", "one response only");
         assert_eq!(whole.text(), outcome.text());
     });
 }
@@ -189,13 +189,13 @@ fn no_response_in_the_middle_of_a_stream() {
         let outcome = served
             .answer(&Ask::long("Say hello", 2_000))
             .failed(INTERNAL, "a fault");
-        assert_eq!(outcome.events, "cccFsRD");
+        assert_eq!(outcome.events, "cccsRFD");
         assert_eq!(outcome.replies[2]["type"], "error");
 
         // None works any more: all that is left is an empty FINAL.
         server.fail("TRITONBACKEND_ResponseNewFromFactory", 3, false);
         let outcome = served.answer(&Ask::long("Say hello", 2_000)).in_order();
-        assert_eq!((outcome.events.as_str(), outcome.error), ("ccFsRD", None));
+        assert_eq!((outcome.events.as_str(), outcome.error), ("ccsRFD", None));
         server.no_faults();
         served.answer(&hello()).text();
     });
@@ -204,14 +204,15 @@ fn no_response_in_the_middle_of_a_stream() {
 #[test]
 fn a_response_that_is_lost_on_its_way() {
     with_model(&Config::default(), |server, served| {
-        let lose = |ask: &Ask, nth, events: &str| {
-            server.fail("TRITONBACKEND_ResponseSend", nth, true);
-            let outcome = served.answer(ask).failed(INTERNAL, "a fault");
-            assert_eq!(outcome.events, events, "{outcome:?}");
-        };
-        lose(&Ask::long("Say hello", 2_000), 2, "ccFsRD");
-        // The final one: what says so is the only FINAL that arrives.
-        lose(&unstreamed(hello()), 1, "FsRD");
+        server.fail("TRITONBACKEND_ResponseSend", 2, true);
+        let outcome = served.answer(&Ask::long("Say hello", 2_000));
+        assert_eq!(outcome.failed(INTERNAL, "a fault").events, "ccsRFD");
+
+        // The final one: the answer counts as given, and what says otherwise is the only FINAL.
+        server.fail("TRITONBACKEND_ResponseSend", 1, true);
+        let outcome = served.answer(&unstreamed(hello()));
+        assert_eq!(outcome.events, "SRFD", "{outcome:?}");
+        assert!(outcome.error.is_some(), "{outcome:?}");
         served.answer(&hello()).text();
     });
 }
@@ -278,8 +279,8 @@ fn every_call_on_the_way_of_a_request_may_fail() {
 /// Holds that a request came to its end in order, and says whether it completed.
 fn check_end(outcome: &Outcome, what: &str) -> bool {
     let rest = outcome.events.trim_start_matches('c');
-    assert!(rest == "FSRD" || rest == "FsRD", "{what}: {outcome:?}");
-    rest == "FSRD"
+    assert!(rest == "SRFD" || rest == "sRFD", "{what}: {outcome:?}");
+    rest == "SRFD"
 }
 
 /// Execute may refuse requests only as long as it has touched none.
@@ -314,7 +315,7 @@ fn cancelled_before_it_starts() {
             .execute(std::slice::from_ref(&request))
             .expect("the request is taken over");
         let outcome = request.end().failed(CANCELLED, "cancelled");
-        assert_eq!(outcome.events, "FsRD");
+        assert_eq!(outcome.events, "sRFD");
     });
 }
 
@@ -354,7 +355,7 @@ fn execute_with_any_number_of_requests() {
 #[test]
 fn a_crowd() {
     with_model(&Config::default(), |server, served| {
-        let ask = Ask::long("Say hello", 40);
+        let ask = Ask::long("Tell me a long story", 40);
         let expected = served.answer(&ask).text();
         let kinds = [
             ask.clone(),
@@ -395,7 +396,7 @@ fn a_full_queue_refuses_at_once() {
         let refused = served
             .answer(&hello())
             .failed(UNAVAILABLE, "the queue is full");
-        assert_eq!(refused.events, "FsRD");
+        assert_eq!(refused.events, "sRFD");
         running.cancel();
         running.end().failed(CANCELLED, "cancelled");
         waiting.end().text();

@@ -5,6 +5,7 @@
 mod api;
 mod clock;
 mod error;
+mod exit;
 mod guard;
 mod log;
 mod model;
@@ -17,6 +18,7 @@ pub(crate) use api::{
 };
 pub(crate) use clock::now_ns;
 pub(crate) use error::{Code, Error};
+pub(crate) use exit::{stop_at_exit, while_running};
 pub(crate) use guard::{guard, panic_text};
 pub(crate) use model::{Backend, Instance, InstanceKind, Model, prefer_cpu_instances};
 pub(crate) use request::Request;

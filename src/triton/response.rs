@@ -78,12 +78,12 @@ impl Drop for Factory {
 /// Whatever happens, dropping it ends the stream with one FINAL and releases
 /// the request.
 pub(crate) struct Responder {
-    request: Request,
+    /// `None` once it is released.
+    request: Option<Request>,
     factory: Arc<Factory>,
     instance: Instance,
     /// The output's shape is `[1]`, or `[1, 1]` where the model takes batches.
     n_dims: u32,
-    is_finished: bool,
 }
 
 impl Responder {
@@ -97,16 +97,17 @@ impl Responder {
         let factory = Arc::new(Factory::new(&request)?);
         let n_dims = if batched { 2 } else { 1 };
         Ok(Self {
-            request,
+            request: Some(request),
             factory,
             instance,
             n_dims,
-            is_finished: false,
         })
     }
 
     pub(crate) fn request(&self) -> &Request {
-        &self.request
+        self.request
+            .as_ref()
+            .expect("the request is released at the end of its stream")
     }
 
     /// Makes a probe that says whether the client has gone away.
@@ -122,20 +123,16 @@ impl Responder {
 
     /// Sends the last response.
     pub(crate) fn complete(&mut self, text: &str, times: Times) {
-        match self.send_text(text, TRITONSERVER_RESPONSE_COMPLETE_FINAL) {
-            Ok(()) => {
-                self.is_finished = true;
-                self.report(true, times);
-            }
-            Err(error) => self.fail(&error, times),
+        self.release(true, times);
+        if let Err(error) = self.send_text(text, TRITONSERVER_RESPONSE_COMPLETE_FINAL) {
+            self.send_error(&error);
         }
     }
 
     /// Ends the stream with an error.
     pub(crate) fn fail(&mut self, error: &Error, times: Times) {
-        self.is_finished = true;
+        self.release(false, times);
         self.send_error(error);
-        self.report(false, times);
     }
 
     fn send_text(&self, text: &str, flags: u32) -> Result<(), Error> {
@@ -215,8 +212,15 @@ impl Responder {
         }
     }
 
-    /// Reports the finished request to Triton's statistics.
-    fn report(&self, success: bool, times: Times) {
+    /// Reports the request to Triton's statistics and releases it.
+    ///
+    /// Before FINAL: where a client cancels as it reads that, Triton's gRPC
+    /// front end never lets go of a request that is released later, and with
+    /// it of the model.
+    fn release(&mut self, success: bool, times: Times) {
+        let Some(request) = self.request.take() else {
+            return;
+        };
         let end = now_ns();
         let scheduled = times.scheduled_ns.unwrap_or(end);
         let computed = times.computed_ns.unwrap_or(end).max(scheduled);
@@ -225,7 +229,7 @@ impl Responder {
         unsafe {
             discard(api().TRITONBACKEND_ModelInstanceReportStatistics(
                 instance,
-                self.request.as_ptr(),
+                request.as_ptr(),
                 success,
                 scheduled,
                 scheduled,
@@ -243,10 +247,10 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if !self.is_finished {
+        if self.request.is_some() {
             let error = Error::new(
                 Code::Internal,
-                "the engine gave this request up; see the server's log",
+                "the request was dropped before it was answered",
             );
             self.fail(&error, Times::default());
         }

@@ -80,19 +80,6 @@ def test_shutdown_with_streams_running(repository, signal_number):
         assert server.process.wait(25) == 0, server.log()[-2000:]
 
 
-def test_shutdown_with_streams_beyond_the_exit_timeout(repository):
-    """Triton's front end gives streams the exit timeout; after it the server ends, and not by a crash."""
-    make_model(repository)
-    with Server(repository, "--exit-timeout-secs=2") as server:
-        streams = open_streams(server)
-        begin = time.monotonic()
-        status = server.stop(timeout=25)
-        assert time.monotonic() - begin < 10
-        assert status >= 0, f"ended by signal {-status}: {server.log()[-2000:]}"
-        for stream in streams:
-            stream.close()
-
-
 def test_shutdown_when_idle(start):
     server = start()
     assert server.good_answer()

@@ -2,7 +2,7 @@
 //!
 //! Used by `tests/fake_host.rs`. Compiles `fake_triton.c`, opens it and then
 //! the library RTLD_LOCAL, as in-process hosts do, and wraps both in types that
-//! hold what every scenario must: one FINAL, one release after it, statistics
+//! hold what every scenario must: one FINAL, one release before it, statistics
 //! before it, and nothing alive at the end. Both keep process-wide state, so
 //! one [`Server`] exists at a time and the objects are never closed.
 

@@ -200,11 +200,11 @@ impl Outcome {
         }
     }
 
-    /// Holds that the request ended in order: responses, one FINAL, statistics, release, factory's end.
+    /// Holds that the request ended in order: responses, statistics, release, one FINAL, factory's end.
     #[track_caller]
     pub fn in_order(self) -> Self {
         let rest = self.events.trim_start_matches('c');
-        let expected = if self.is_complete() { "FSRD" } else { "FsRD" };
+        let expected = if self.is_complete() { "SRFD" } else { "sRFD" };
         assert_eq!(rest, expected, "{self:?}");
         self
     }
