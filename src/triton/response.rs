@@ -3,6 +3,7 @@
 //! A [`Responder`] is made in Execute and used by the delivery thread alone;
 //! whether the client is still there may be asked from any thread.
 
+use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -73,6 +74,28 @@ impl Drop for Factory {
     }
 }
 
+/// A response that is not sent yet.
+///
+/// # Invariants
+///
+/// The pointer is valid and ours; Drop deletes it where it was not sent.
+struct Response(*mut TRITONBACKEND_Response);
+
+impl Response {
+    fn send(self, flags: u32) -> Result<(), Error> {
+        let response = ManuallyDrop::new(self).0;
+        // SAFETY: the response is ours, and Triton's from here on.
+        unsafe { call!(TRITONBACKEND_ResponseSend(response, flags, ptr::null_mut())) }
+    }
+}
+
+impl Drop for Response {
+    fn drop(&mut self) {
+        // SAFETY: the response is ours and is not used afterwards.
+        discard(unsafe { api().TRITONBACKEND_ResponseDelete(self.0) });
+    }
+}
+
 /// One request and its responses.
 ///
 /// Whatever happens, dropping it ends the stream with one FINAL and releases
@@ -118,13 +141,17 @@ impl Responder {
 
     /// Sends one response that is not the last.
     pub(crate) fn send(&self, text: &str) -> Result<(), Error> {
-        self.send_text(text, 0)
+        self.prepare(text)?.send(0)
     }
 
     /// Sends the last response.
     pub(crate) fn complete(&mut self, text: &str, times: Times) {
+        let response = match self.prepare(text) {
+            Ok(response) => response,
+            Err(error) => return self.fail(&error, times),
+        };
         self.release(true, times);
-        if let Err(error) = self.send_text(text, TRITONSERVER_RESPONSE_COMPLETE_FINAL) {
+        if let Err(error) = response.send(TRITONSERVER_RESPONSE_COMPLETE_FINAL) {
             self.send_error(&error);
         }
     }
@@ -135,19 +162,16 @@ impl Responder {
         self.send_error(error);
     }
 
-    fn send_text(&self, text: &str, flags: u32) -> Result<(), Error> {
+    fn prepare(&self, text: &str) -> Result<Response, Error> {
         let mut response = ptr::null_mut();
-        // SAFETY: the factory is live; the response is ours until it is sent.
+        // SAFETY: the factory is live; the response is ours until it is sent,
+        // and not sent before it is filled.
         unsafe {
-            call!(TRITONBACKEND_ResponseNewFromFactory(
-                &mut response,
-                self.factory.0.as_ptr()
-            ))?;
-            if let Err(error) = self.fill(response, text) {
-                discard(api().TRITONBACKEND_ResponseDelete(response));
-                return Err(error);
-            }
-            call!(TRITONBACKEND_ResponseSend(response, flags, ptr::null_mut()))
+            let factory = self.factory.0.as_ptr();
+            call!(TRITONBACKEND_ResponseNewFromFactory(&mut response, factory))?;
+            let response = Response(response);
+            self.fill(response.0, text)?;
+            Ok(response)
         }
     }
 

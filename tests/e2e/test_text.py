@@ -149,7 +149,7 @@ def test_one_seed_one_text(demo):
     Not at temperatures where thousands of tokens are about as likely: there the
     last bits of the logits, which depend on the shape of the batch, can decide.
     """
-    options = {"temperature": 1.0, "max_tokens": 40, "ignore_eos": True}
+    options = {"temperature": 1.5, "max_tokens": 40, "ignore_eos": True}
     prompt = "Tell me a story"
     alone = demo.stream(prompt, seed=7, **options).whole()
     assert demo.stream(prompt, seed=7, **options).whole() == alone
