@@ -238,9 +238,7 @@ impl Responder {
 
     /// Reports the request to Triton's statistics and releases it.
     ///
-    /// Before FINAL: where a client cancels as it reads that, Triton's gRPC
-    /// front end never lets go of a request that is released later, and with
-    /// it of the model.
+    /// Before FINAL, so that a client that has read it finds its request counted.
     fn release(&mut self, success: bool, times: Times) {
         let Some(request) = self.request.take() else {
             return;

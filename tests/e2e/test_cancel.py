@@ -136,18 +136,6 @@ def test_grpc_cancel_while_queued(start):
     wait_for_free_slots(server, n=1)
 
 
-def test_cancel_at_the_very_end(start):
-    """A client that cancels the moment it has its last response leaves nothing that holds the model."""
-    server = start(config(), "--model-control-mode=explicit", f"--load-model={MODEL}")
-    for _ in range(40):
-        with GrpcStreams(server.grpc) as streams:
-            streams.send("Count to 20", max_tokens=20)
-            assert streams.read()["1"].whole()
-    assert server.unload()[0] == 200
-    server.wait_unloaded(timeout=10)
-    assert server.stop(timeout=40) == 0, server.log()[-1500:]
-
-
 def test_many_leavers(server):
     """No slot, queue place or memory is lost over many departures."""
     ways = [http_close_in_decode, grpc_cancel_in_decode, http_close_in_prefill]
