@@ -1,7 +1,7 @@
 //! One request of Triton's, read into our types and released exactly once.
 //!
 //! Taken over in Execute, read on the intake thread, released by the delivery
-//! thread after the final response.
+//! thread just before the final response.
 
 use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
