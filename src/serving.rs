@@ -56,7 +56,7 @@ enum LoadError {
     #[error(transparent)]
     Context(#[from] llama::ContextError),
     #[error(
-        "a KV cache of n_ctx = {n_ctx} tokens needs {needed} bytes: {available} bytes of memory are available"
+        "n_ctx = {n_ctx} tokens of KV cache and attention need {needed} bytes: {available} bytes of memory are available"
     )]
     KvCache {
         n_ctx: u32,
@@ -292,9 +292,14 @@ impl EnginePlan<'_> {
             &load_params(parameters, device),
         )?);
         let template = self.template(&weights)?;
-        let n_ctx = self.n_ctx(&weights)?;
-        let context = context_params(parameters, self.n_slots, n_ctx);
+        let n_cells = self.n_cells(&weights, device)?;
+        let context = context_params(parameters, device, self.n_slots, n_cells);
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
+        let n_ctx = if parameters.kv_unified {
+            n_cells
+        } else {
+            u32::try_from(runner.n_cells() / self.n_slots).unwrap_or(n_cells)
+        };
         let limits = Limits {
             n_slots: self.n_slots,
             n_cells: runner.n_cells(),
@@ -303,8 +308,13 @@ impl EnginePlan<'_> {
             max_queue: parameters.max_queue_size as usize,
         };
         log::info!(
-            "model '{}': n_ctx = {n_ctx} tokens shared by {} slots, n_batch = {}, {} threads",
+            "model '{}': n_ctx = {n_ctx} tokens {} {} slots, n_batch = {}, {} threads",
             self.config.name,
+            if parameters.kv_unified {
+                "shared by"
+            } else {
+                "for each of"
+            },
             limits.n_slots,
             limits.n_batch,
             runner.n_threads(),
@@ -352,21 +362,36 @@ impl EnginePlan<'_> {
     }
 
     /// The tokens of the KV cache: as configured, else what model and memory allow.
-    fn n_ctx(&self, weights: &llama::Model) -> Result<u32, LoadError> {
+    fn n_cells(&self, weights: &llama::Model, device: Device) -> Result<u32, LoadError> {
         let parameters = &self.config.parameters;
-        let cell_bytes = weights.file().kv_bytes_per_cell(
+        let file = weights.file();
+        let mut cell_bytes = file.kv_bytes_per_cell(
             cache_type(parameters.cache_type_k),
             cache_type(parameters.cache_type_v),
         );
+        let n_parts = if parameters.kv_unified {
+            1
+        } else {
+            self.n_slots as u32
+        };
+        if flash_attention(parameters, device) == FlashAttention::Off {
+            // A step computes the scores of one part's cells.
+            cell_bytes += file.score_bytes_per_cell(parameters.n_ubatch.div_ceil(n_parts));
+        }
         let available = memory::available_bytes();
         if parameters.n_ctx == 0 {
             let trained = weights.n_ctx_train().clamp(N_CTX_STEP, MAX_AUTOMATIC_N_CTX);
+            let wanted = trained.saturating_mul(n_parts);
             // Half of what is free: the rest is for computing, and for other models.
             let affordable = available.map_or(u64::MAX, |bytes| bytes / 2 / cell_bytes.max(1));
-            let n_ctx = u64::from(trained)
-                .min(affordable)
-                .max(u64::from(N_CTX_STEP));
-            return Ok(u32::try_from(n_ctx).unwrap_or(trained) / N_CTX_STEP * N_CTX_STEP);
+            let n_cells = u64::from(wanted).min(affordable).max(u64::from(N_CTX_STEP));
+            if n_cells < u64::from(wanted) {
+                log::warn!(
+                    "model '{}': n_ctx = {n_cells} instead of {wanted}, as little memory is free",
+                    self.config.name
+                );
+            }
+            return Ok(u32::try_from(n_cells).unwrap_or(wanted) / N_CTX_STEP * N_CTX_STEP);
         }
         let needed = cell_bytes.saturating_mul(u64::from(parameters.n_ctx));
         match available {
@@ -409,21 +434,39 @@ fn load_params(parameters: &Parameters, device: Device) -> LoadParams {
     }
 }
 
-fn context_params(parameters: &Parameters, n_slots: usize, n_ctx: u32) -> ContextParams {
+/// On a CPU the fused kernel is the slower one, and it sums in f16 in the order of
+/// the cells, which other requests decide: auto leaves it out where it can.
+fn flash_attention(parameters: &Parameters, device: Device) -> FlashAttention {
+    match parameters.flash_attn {
+        config::FlashAttn::On => FlashAttention::On,
+        config::FlashAttn::Off => FlashAttention::Off,
+        config::FlashAttn::Auto if device == Device::Cpu => {
+            match parameters.cache_type_v.is_quantized() {
+                true => FlashAttention::On,
+                false => FlashAttention::Off,
+            }
+        }
+        config::FlashAttn::Auto => FlashAttention::Auto,
+    }
+}
+
+fn context_params(
+    parameters: &Parameters,
+    device: Device,
+    n_slots: usize,
+    n_cells: u32,
+) -> ContextParams {
     ContextParams {
         n_slots,
-        n_cells: n_ctx as usize,
+        n_cells: n_cells as usize,
+        kv_unified: parameters.kv_unified,
         n_batch: parameters.n_batch as usize,
         n_ubatch: parameters.n_ubatch as usize,
         n_threads: parameters.n_threads,
         n_threads_batch: parameters.n_threads_batch,
         type_k: cache_type(parameters.cache_type_k),
         type_v: cache_type(parameters.cache_type_v),
-        flash_attention: match parameters.flash_attn {
-            config::FlashAttn::Auto => FlashAttention::Auto,
-            config::FlashAttn::On => FlashAttention::On,
-            config::FlashAttn::Off => FlashAttention::Off,
-        },
+        flash_attention: flash_attention(parameters, device),
         offload_kqv: true,
     }
 }

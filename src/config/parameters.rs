@@ -39,6 +39,8 @@ pub struct Parameters {
     pub cache_type_k: CacheType,
     pub cache_type_v: CacheType,
     pub flash_attn: FlashAttn,
+    /// Whether all slots share the KV cache; else each has its part of it.
+    pub kv_unified: bool,
     pub use_mmap: bool,
     pub use_mlock: bool,
     /// Jinja text in place of the model's own; never beside `chat_template_file`.
@@ -68,6 +70,7 @@ impl Default for Parameters {
             cache_type_k: CacheType::F16,
             cache_type_v: CacheType::F16,
             flash_attn: FlashAttn::Auto,
+            kv_unified: true,
             use_mmap: true,
             use_mlock: false,
             chat_template: None,
@@ -116,7 +119,8 @@ impl CacheType {
         Self::NAMES[self as usize]
     }
 
-    fn is_quantized(self) -> bool {
+    /// Whether llama.cpp needs flash attention for a V cache of it.
+    pub fn is_quantized(self) -> bool {
         !matches!(self, CacheType::F32 | CacheType::F16 | CacheType::Bf16)
     }
 }
@@ -124,7 +128,7 @@ impl CacheType {
 /// Whether flash attention is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlashAttn {
-    /// Where the device supports it.
+    /// On GPUs that support it, and where a quantized V cache needs it.
     Auto,
     On,
     Off,
@@ -190,7 +194,7 @@ pub static TABLE: Table<Draft> = Table {
             &["ctx_size"],
             (0, 1 << 24),
             "0",
-            "Tokens in the KV cache, shared by the requests that run; 0 is automatic",
+            "Tokens in the KV cache, for all slots together; 0 is automatic",
             |d, n| d.parameters.n_ctx = small(n),
         ),
         whole(
@@ -273,7 +277,16 @@ pub static TABLE: Table<Draft> = Table {
                 set: |d, i| d.parameters.flash_attn = FlashAttn::ALL[i],
             },
             default: "auto",
-            meaning: "Flash attention; auto uses it where the device supports it",
+            meaning: "Flash attention; auto uses it on GPUs, and where a quantized V cache needs it",
+        },
+        Parameter {
+            name: "kv_unified",
+            synonyms: &[],
+            kind: Kind::Flag {
+                set: |d, flag| d.parameters.kv_unified = flag,
+            },
+            default: "true",
+            meaning: "All requests share the KV cache; false gives each slot an equal part of it",
         },
         Parameter {
             name: "use_mmap",

@@ -41,8 +41,10 @@ pub enum FlashAttention {
 pub struct ContextParams {
     /// Sequences at a time, 1 to [`MAX_SLOTS`].
     pub n_slots: usize,
-    /// Cells of the KV cache, shared by all slots; rounded up to a multiple of 256.
+    /// Cells of the KV cache; rounded up to a multiple of 256, for each slot where they are split.
     pub n_cells: usize,
+    /// Whether all slots share the cells; else each has an equal part.
+    pub kv_unified: bool,
     /// Rows of a plan at most.
     pub n_batch: usize,
     /// Rows that are computed together at most.
@@ -63,6 +65,7 @@ impl Default for ContextParams {
         Self {
             n_slots: 16,
             n_cells: 8192,
+            kv_unified: true,
             n_batch: 512,
             n_ubatch: 512,
             n_threads: 0,
@@ -424,7 +427,7 @@ fn new_context(
         .with_n_batch(params.n_batch as u32)
         .with_n_ubatch(params.n_ubatch.min(params.n_batch) as u32)
         .with_n_seq_max(params.n_slots as u32)
-        .with_kv_unified(true)
+        .with_kv_unified(params.kv_unified)
         .with_n_threads(n_threads as i32)
         .with_n_threads_batch(n_threads_batch as i32)
         .with_type_k(params.type_k.into())

@@ -233,6 +233,7 @@ impl Header {
             n_tensors,
             n_layers,
             n_embd,
+            n_heads: n_heads.iter().copied().max().unwrap_or(0),
             n_kv_heads: n_kv_heads.unwrap_or(n_heads),
             key_length: number("attention.key_length")?.unwrap_or(head_length),
             value_length: number("attention.value_length")?.unwrap_or(head_length),

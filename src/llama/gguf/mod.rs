@@ -29,6 +29,8 @@ pub struct ModelFile {
     pub architecture: String,
     pub n_layers: u32,
     pub n_embd: u32,
+    /// Attention heads of the layer that has most.
+    pub n_heads: u32,
     /// One for each layer.
     pub n_kv_heads: Vec<u32>,
     pub key_length: u32,
@@ -85,5 +87,11 @@ impl ModelFile {
                     + type_v.n_bytes(u64::from(n_heads) * u64::from(self.value_length))
             })
             .sum()
+    }
+
+    /// Bytes that one token in the KV cache adds to the buffers of a step of `n_rows` rows where
+    /// attention is not fused: a score for each head and row, and a row's mask.
+    pub fn score_bytes_per_cell(&self, n_rows: u32) -> u64 {
+        (u64::from(self.n_heads) + 1) * u64::from(n_rows) * size_of::<f32>() as u64
     }
 }
