@@ -6,8 +6,8 @@
 //! and over all, and text that comes faster than that shares a response.
 //!
 //! The worker pushes text into a request's [`Outbox`] and never waits; the
-//! delivery thread alone touches the [`Wire`]. Knows nothing of tokens,
-//! llama.cpp or how Triton is called.
+//! delivery thread uses the [`Wire`], unless a request is given up without an
+//! end. Knows nothing of tokens, llama.cpp or how Triton is called.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::engine::{FinishReason, Usage};
+use crate::permit::Permit;
 use crate::protocol::reply;
 use crate::triton::{Code, Error, Responder, Times, now_ns, panic_text, while_running};
 
@@ -70,6 +71,8 @@ pub(crate) struct Outbox {
     streaming: bool,
     queue: Arc<Queue>,
     label: String,
+    /// Counts the request as in flight until all of it is sent.
+    _permit: Permit,
 }
 
 struct Pending {
@@ -79,9 +82,24 @@ struct Pending {
     /// `None` while the delivery thread uses it, and once the stream has ended.
     wire: Option<Box<dyn Wire>>,
     has_sent: bool,
+    /// The client was sent the error as a chunk.
+    is_told: bool,
     is_queued: bool,
     is_broken: bool,
     next_send: Option<Instant>,
+}
+
+impl Pending {
+    /// The error that ends the stream as a chunk, once, for a client that reads chunks already.
+    fn error_chunk(&mut self) -> Option<String> {
+        match &self.end {
+            Some(End::Fail(error)) if self.has_sent && !self.is_told => {
+                self.is_told = true;
+                Some(reply::error(&error.message))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Outbox {
@@ -92,6 +110,7 @@ impl Outbox {
         is_cancelled: Box<dyn Fn() -> bool + Send + Sync>,
         streaming: bool,
         label: String,
+        permit: Permit,
     ) -> Arc<Self> {
         let pending = Pending {
             text: String::new(),
@@ -99,6 +118,7 @@ impl Outbox {
             times: Times::default(),
             wire: Some(wire),
             has_sent: false,
+            is_told: false,
             is_queued: false,
             is_broken: false,
             next_send: None,
@@ -109,6 +129,7 @@ impl Outbox {
             streaming,
             queue: Arc::clone(&delivery.queue),
             label,
+            _permit: permit,
         })
     }
 
@@ -165,9 +186,14 @@ impl Outbox {
             return;
         };
         let text = std::mem::take(&mut pending.text);
-        if self.streaming && !text.is_empty() {
+        let chunk = if self.streaming && !text.is_empty() {
+            Some(reply::chunk(&text))
+        } else {
+            pending.error_chunk()
+        };
+        if let Some(chunk) = chunk {
             drop(pending);
-            let sent = wire.send(&reply::chunk(&text));
+            let sent = wire.send(&chunk);
             let mut pending = self.lock();
             pending.wire = Some(wire);
             pending.next_send = Some(Instant::now() + STREAM_GAP);
@@ -177,18 +203,24 @@ impl Outbox {
                 log::error!("{}: a response could not be sent: {error}", self.label);
                 pending.is_broken = true;
                 pending.text.clear();
-                pending.end = Some(End::Fail(error));
+                if !pending.is_told {
+                    pending.end = Some(End::Fail(error));
+                }
             }
             if pending.end.is_some() || !pending.text.is_empty() {
                 self.enqueue(&mut pending);
             }
             return;
         }
-        let (times, has_sent) = (pending.times, pending.has_sent);
-        let end = pending.end.take();
+        let Some(end) = pending.end.take() else {
+            pending.wire = Some(wire);
+            pending.is_queued = false;
+            return;
+        };
+        let times = pending.times;
         drop(pending);
         match end {
-            Some(End::Complete { reason, usage }) => {
+            End::Complete { reason, usage } => {
                 let last = if self.streaming {
                     reply::complete(reason, &usage)
                 } else {
@@ -196,12 +228,7 @@ impl Outbox {
                 };
                 wire.complete(&last, times);
             }
-            Some(End::Fail(error)) => fail(wire.as_mut(), has_sent, &error, times),
-            None => {
-                let mut pending = self.lock();
-                pending.wire = Some(wire);
-                pending.is_queued = false;
-            }
+            End::Fail(error) => wire.fail(&error, times),
         }
     }
 
@@ -220,17 +247,14 @@ impl Drop for Outbox {
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(mut wire) = pending.wire.take() {
             let error = Error::new(Code::Internal, GIVEN_UP);
-            fail(wire.as_mut(), pending.has_sent, &error, pending.times);
+            pending.end = Some(End::Fail(error.clone()));
+            if let Some(chunk) = pending.error_chunk() {
+                // Should it not be sent, the error that follows says the same.
+                let _ = wire.send(&chunk);
+            }
+            wire.fail(&error, pending.times);
         }
     }
-}
-
-/// Ends a stream with an error, told in the protocol too if the client reads chunks already.
-fn fail(wire: &mut dyn Wire, has_sent: bool, error: &Error, times: Times) {
-    if has_sent && let Err(error) = wire.send(&reply::error(&error.message)) {
-        log::error!("triton-llm: an error chunk could not be sent: {error}");
-    }
-    wire.fail(error, times);
 }
 
 /// The delivery thread's inbox, ordered by when an outbox may send next.
@@ -398,6 +422,10 @@ fn deliver_all(queue: &Queue) {
                 panic_text(panic.as_ref())
             );
             outbox.lock().is_broken = true;
+        }
+        // The last one to let go of an outbox may have its stream to end.
+        if catch_unwind(AssertUnwindSafe(move || drop(outbox))).is_err() {
+            log::error!("triton-llm: giving a request up panicked");
         }
     }
 }

@@ -33,6 +33,6 @@ export! {
     TRITONBACKEND_ModelInitialize(model: *mut TRITONBACKEND_Model) => serving::load(Model::from_raw(model)?);
     TRITONBACKEND_ModelFinalize(model: *mut TRITONBACKEND_Model) => serving::unload(Model::from_raw(model)?);
     TRITONBACKEND_ModelInstanceInitialize(instance: *mut TRITONBACKEND_ModelInstance) => serving::attach(Instance::from_raw(instance)?);
-    TRITONBACKEND_ModelInstanceFinalize(instance: *mut TRITONBACKEND_ModelInstance) => Instance::from_raw(instance).map(drop);
+    TRITONBACKEND_ModelInstanceFinalize(instance: *mut TRITONBACKEND_ModelInstance) => serving::detach(Instance::from_raw(instance)?);
     TRITONBACKEND_ModelInstanceExecute(instance: *mut TRITONBACKEND_ModelInstance, requests: *mut *mut TRITONBACKEND_Request, request_count: u32) => serving::execute(Instance::from_raw(instance)?, (0..request_count as usize).map(|index| Request::adopt(*requests.add(index))));
 }

@@ -42,7 +42,7 @@ pub(crate) struct Reading {
 enum Refusal {
     #[error(transparent)]
     Request(#[from] RequestError),
-    #[error("the chat template cannot take these messages: {0}")]
+    #[error(transparent)]
     Template(#[from] TemplateError),
     #[error(transparent)]
     Tokenize(#[from] TokenizeError),
@@ -55,8 +55,15 @@ enum Refusal {
         n_ctx: u32,
         max_piece_bytes: usize,
     },
-    #[error("the queue is full: {limit} requests are in flight, {n_slots} of them running")]
-    QueueFull { limit: usize, n_slots: usize },
+    #[error(
+        "the queue is full: {limit} requests are in flight, the limit is that of n_parallel \
+         ({n_slots} slots over all instances) and max_queue_size ({max_queue}) together"
+    )]
+    QueueFull {
+        limit: usize,
+        n_slots: usize,
+        max_queue: usize,
+    },
     #[error("the engine has stopped after an internal error: reload the model")]
     Stopped,
     #[error("the request was cancelled")]
@@ -146,6 +153,7 @@ impl Intake {
             let full = Refusal::QueueFull {
                 limit: self.limit,
                 n_slots: self.n_slots,
+                max_queue: self.limit - self.n_slots,
             };
             responder.fail(&full.into(), Times::default());
             return;
@@ -220,6 +228,7 @@ fn hand_over(
         Box::new(is_cancelled),
         ready.streaming,
         label,
+        permit,
     );
     let Ready {
         sequence, sampling, ..
@@ -228,7 +237,6 @@ fn hand_over(
         sequence,
         sampling,
         outbox,
-        permit,
     }) {
         let job = error.into_inner();
         job.outbox.finish(End::Fail(Refusal::Stopped.into()));
@@ -256,6 +264,9 @@ impl Reading {
         is_cancelled: &dyn Fn() -> bool,
         id: SequenceId,
     ) -> Result<Ready, Refusal> {
+        if is_cancelled() {
+            return Err(Refusal::Cancelled);
+        }
         let raw = responder.request().read(self.limits.max_prompt_bytes)?;
         let request = protocol::parse(raw, &self.defaults, &self.limits, self.strict)?;
         let Prompt::Messages(messages) = request.prompt;

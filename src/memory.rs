@@ -25,14 +25,21 @@ fn mem_available(meminfo: &str) -> Option<u64> {
 
 /// What the container's limit (cgroup v2) leaves; `None` where there is none.
 fn container_bytes() -> Option<u64> {
-    let read = |file: &str| -> Option<u64> {
-        fs::read_to_string(format!("/sys/fs/cgroup/{file}"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+    let read = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok();
+    let number = |file: &str| read(file)?.trim().parse().ok();
+    let (limit, used): (u64, u64) = (number("memory.max")?, number("memory.current")?);
+    let cached = read("memory.stat").map_or(0, |stat| file_cache(&stat));
+    Some(limit.saturating_sub(used.saturating_sub(cached)))
+}
+
+/// Bytes of files in `memory.stat`, which the kernel gives up when memory is short.
+fn file_cache(stat: &str) -> u64 {
+    let bytes = |key: &str| {
+        let line = stat.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|bytes| bytes.trim().parse().ok())
+            .unwrap_or(0_u64)
     };
-    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+    bytes("active_file ").saturating_add(bytes("inactive_file "))
 }
 
 #[cfg(test)]
@@ -48,5 +55,12 @@ mod tests {
         check("MemTotal: 9 kB\n", None);
         check("MemAvailable: many kB\n", None);
         check("MemAvailable: 2 MB\n", None);
+    }
+
+    #[test]
+    fn cached_files_are_no_use_of_memory() {
+        let stat = "anon 5\nfile 9\ninactive_file 3\nactive_file 4\nworkingset 8\n";
+        assert_eq!(file_cache(stat), 7);
+        assert_eq!(file_cache("anon 5\n"), 0);
     }
 }

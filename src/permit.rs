@@ -1,4 +1,4 @@
-//! The bound on requests in flight: a count that Execute takes from and the worker gives back to.
+//! The bound on requests in flight: Execute takes from the count, the end of a stream gives back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

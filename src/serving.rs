@@ -8,6 +8,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::{self, Device, ModelConfig, Parameters};
 use crate::delivery::Delivery;
@@ -17,7 +18,7 @@ use crate::llama::{self, CacheType, ChatTemplate, ContextParams, FlashAttention,
 use crate::memory;
 use crate::protocol::RequestLimits;
 use crate::triton::{
-    self, Backend, Code, Error, Instance, InstanceKind, Request, Responder, panic_text,
+    self, Attached, Backend, Code, Error, Instance, InstanceKind, Request, Responder, panic_text,
     stop_at_exit,
 };
 
@@ -49,7 +50,7 @@ enum LoadError {
     },
     #[error("chat template file '{}' has {n_bytes} bytes: at most {MAX_TEMPLATE_BYTES} are allowed", path.display())]
     TemplateTooLong { path: PathBuf, n_bytes: u64 },
-    #[error("the chat template: {0}")]
+    #[error(transparent)]
     Template(#[from] llama::TemplateError),
     #[error(transparent)]
     Weights(#[from] llama::LoadError),
@@ -73,6 +74,7 @@ impl From<LoadError> for Error {
             LoadError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Code::NotFound
             }
+            LoadError::Context(llama::ContextError::OutOfRange { .. }) => Code::InvalidArg,
             LoadError::Context(_) => Code::Internal,
             LoadError::KvCache { .. } => Code::Unavailable,
             _ => Code::InvalidArg,
@@ -105,7 +107,11 @@ pub(crate) fn finalize(backend: Backend) -> Result<(), Error> {
 
 /// A loaded model: the state that hangs on Triton's.
 struct ServedModel {
+    name: String,
     engines: HashMap<Device, Intake>,
+    /// Instances that the slots were counted for.
+    n_instances: usize,
+    n_attached: AtomicUsize,
     /// Whether requests have a batch dimension.
     batched: bool,
 }
@@ -125,7 +131,29 @@ pub(crate) fn unload(model: triton::Model) -> Result<(), Error> {
 /// Checks that an instance has an engine to send its requests to.
 pub(crate) fn attach(instance: Instance) -> Result<(), Error> {
     let served = instance.model()?.state::<ServedModel>()?;
-    served.engine(instance.kind()?).map(|_| ())
+    served.engine(instance.kind()?)?;
+    instance.set_state(Attached::new(instance))?;
+    // Triton adds instances to a loaded model where only `instance_group` has changed.
+    let n_attached = served.n_attached.fetch_add(1, Ordering::Relaxed) + 1;
+    if n_attached > served.n_instances {
+        log::warn!(
+            "model '{}': instance {n_attached} shares the slots of the {} that it was loaded \
+             with: unload and load the model to have more",
+            served.name,
+            served.n_instances
+        );
+    }
+    Ok(())
+}
+
+/// Lets go of an instance; requests that it was given may still run.
+pub(crate) fn detach(instance: Instance) -> Result<(), Error> {
+    if let Ok(attached) = instance.state::<Attached>() {
+        attached.detach();
+        let served = instance.model()?.state::<ServedModel>()?;
+        served.n_attached.fetch_sub(1, Ordering::Relaxed);
+    }
+    instance.drop_state()
 }
 
 /// Takes over the requests of one Execute; each is answered, now or later.
@@ -139,17 +167,24 @@ pub(crate) fn execute(
 ) -> Result<(), Error> {
     let served = instance.model()?.state::<ServedModel>()?;
     let engine = served.engine(instance.kind()?)?;
+    let attached = instance.state::<Attached>()?;
     for request in requests.flatten() {
         // A panic must not become an error: Triton would take back requests that are ours.
         let taken = catch_unwind(AssertUnwindSafe(|| {
-            match Responder::new(request, instance, served.batched) {
+            match Responder::new(request, Arc::clone(&attached), served.batched) {
                 Ok(responder) => engine.accept(responder),
-                Err(error) => log::error!("a request cannot be answered: {error}"),
+                Err(error) => {
+                    log::error!(
+                        "model '{}': a request cannot be answered: {error}",
+                        served.name
+                    );
+                }
             }
         }));
         if let Err(panic) = taken {
             log::error!(
-                "taking over a request panicked: {}",
+                "model '{}': taking over a request panicked: {}",
+                served.name,
                 panic_text(panic.as_ref())
             );
         }
@@ -181,6 +216,9 @@ impl ServedModel {
         }
         Ok(Self {
             engines,
+            n_instances: config.n_instances,
+            n_attached: AtomicUsize::new(0),
+            name: config.name,
             batched: config.max_batch_size > 0,
         })
     }
@@ -410,11 +448,15 @@ fn read_template(path: &Path) -> Result<String, LoadError> {
         path: path.to_owned(),
         source,
     };
-    let n_bytes = fs::metadata(path).map_err(unreadable)?.len();
-    if n_bytes > MAX_TEMPLATE_BYTES {
+    // Opening a pipe would wait for its writer.
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(unreadable(std::io::Error::other("it is no regular file")));
+    }
+    if metadata.len() > MAX_TEMPLATE_BYTES {
         return Err(LoadError::TemplateTooLong {
             path: path.to_owned(),
-            n_bytes,
+            n_bytes: metadata.len(),
         });
     }
     fs::read_to_string(path).map_err(unreadable)
@@ -493,8 +535,9 @@ mod tests {
 
     #[test]
     fn every_configured_cache_type_is_known() {
-        for (name, kind) in CacheType::NAMES {
-            assert_eq!(CacheType::from_name(name), Some(kind));
+        for configured in config::CacheType::ALL {
+            let name = configured.as_str();
+            assert!(CacheType::from_name(name).is_some(), "{name}");
         }
     }
 }

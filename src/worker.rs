@@ -14,7 +14,6 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use crate::delivery::{End, Outbox};
 use crate::engine::{Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, SubmitError, Token};
 use crate::llama::Runner;
-use crate::permit::Permit;
 use crate::protocol::SamplingParams;
 use crate::triton::{Code, Error, now_ns, while_running};
 
@@ -26,8 +25,6 @@ pub(crate) struct Job {
     pub(crate) sequence: NewSequence,
     pub(crate) sampling: SamplingParams,
     pub(crate) outbox: Arc<Outbox>,
-    /// Counts the request as in flight for as long as it is held.
-    pub(crate) permit: Permit,
 }
 
 /// What the worker needs of the model: llama.cpp's runner, or a test's.
@@ -63,17 +60,12 @@ impl StepRunner for Runner {
     }
 }
 
-struct Live {
-    outbox: Arc<Outbox>,
-    _permit: Permit,
-}
-
 /// The engine's loop and what it owns.
 pub(crate) struct Worker<R> {
     inbox: Receiver<Job>,
     scheduler: Scheduler,
     runner: R,
-    live: HashMap<SequenceId, Live>,
+    live: HashMap<SequenceId, Arc<Outbox>>,
     watch: ServingWatch,
 }
 
@@ -158,22 +150,16 @@ impl<R: StepRunner> Worker<R> {
             sequence,
             sampling,
             outbox,
-            permit,
         } = job;
         let id = sequence.id;
         self.runner.open(id, &sampling, &sequence.prompt);
         match self.scheduler.submit(sequence) {
             Ok(()) => {
-                self.live.insert(
-                    id,
-                    Live {
-                        outbox,
-                        _permit: permit,
-                    },
-                );
+                self.live.insert(id, outbox);
             }
             Err(error) => {
                 self.runner.close(id);
+                log::debug!("{}: {error}", outbox.label());
                 outbox.finish(End::Fail(refusal(&error)));
             }
         }
@@ -182,13 +168,13 @@ impl<R: StepRunner> Worker<R> {
     fn handle(&mut self, event: Event, planned_ns: u64) {
         match event {
             Event::Started { sequence } => {
-                if let Some(live) = self.live.get(&sequence) {
-                    live.outbox.started(planned_ns);
+                if let Some(outbox) = self.live.get(&sequence) {
+                    outbox.started(planned_ns);
                 }
             }
             Event::Text { sequence, text } => {
-                if let Some(live) = self.live.get(&sequence) {
-                    live.outbox.push(&text);
+                if let Some(outbox) = self.live.get(&sequence) {
+                    outbox.push(&text);
                 }
             }
             Event::Finished {
@@ -202,10 +188,7 @@ impl<R: StepRunner> Worker<R> {
     }
 
     fn drop_cancelled(&mut self) {
-        let cancelled = self
-            .live
-            .iter()
-            .filter(|(_, live)| live.outbox.is_cancelled());
+        let cancelled = self.live.iter().filter(|(_, outbox)| outbox.is_cancelled());
         let cancelled: Vec<SequenceId> = cancelled.map(|(&id, _)| id).collect();
         for id in cancelled {
             self.scheduler.cancel(id);
@@ -222,10 +205,10 @@ impl<R: StepRunner> Worker<R> {
     }
 
     fn fail(&mut self, id: SequenceId, code: Code, reason: &str) {
-        if let Some(live) = self.live.get(&id) {
-            let label = live.outbox.label();
+        if let Some(outbox) = self.live.get(&id) {
+            let label = outbox.label();
             match code {
-                Code::Cancelled => log::debug!("{label}: {reason}"),
+                Code::Cancelled | Code::Unavailable => log::debug!("{label}: {reason}"),
                 _ => log::error!("{label}: {reason}"),
             }
         }
@@ -234,8 +217,8 @@ impl<R: StepRunner> Worker<R> {
 
     fn finish(&mut self, id: SequenceId, end: End) {
         self.runner.close(id);
-        if let Some(live) = self.live.remove(&id) {
-            live.outbox.finish(end);
+        if let Some(outbox) = self.live.remove(&id) {
+            outbox.finish(end);
         }
     }
 }

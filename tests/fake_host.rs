@@ -427,6 +427,21 @@ fn a_model_that_is_no_longer_served_ends_its_streams() {
     });
 }
 
+#[test]
+fn an_instance_may_end_before_its_requests() {
+    let server = Server::start();
+    let mut served = server.load(&Config::default()).expect("the model loads");
+    let running = served.ask(&Ask::long("Say hello", 2_000));
+    running.wait_for(1);
+    served.replace_instance();
+    let events = running.end().events;
+    let end = events.trim_start_matches('c');
+    assert_eq!(end, "RFD", "no statistics for an instance that is gone");
+    served.answer(&hello()).text();
+    served.unload();
+    server.stop();
+}
+
 /// Before the server says for the first time that it serves the model, as in warm-up.
 #[test]
 fn a_model_that_is_not_served_yet_works() {
@@ -477,6 +492,7 @@ fn every_call_on_the_way_of_a_load_may_fail() {
         "TRITONBACKEND_ModelSetState",
         "TRITONBACKEND_ModelInstanceModel",
         "TRITONBACKEND_ModelInstanceKind",
+        "TRITONBACKEND_ModelInstanceSetState",
     ] {
         server.fail(function, 1, true);
         let loaded = server.load(&Config::default());

@@ -98,7 +98,8 @@ pub enum CacheType {
 }
 
 impl CacheType {
-    const ALL: [CacheType; 9] = [
+    /// In the order of their names.
+    pub const ALL: [CacheType; 9] = [
         CacheType::F32,
         CacheType::F16,
         CacheType::Bf16,

@@ -100,6 +100,7 @@ impl Stream {
             Box::new(|| false),
             streaming,
             "a test".to_owned(),
+            Permit::take(&Arc::default(), 1).expect("a free place"),
         );
         Self { outbox, record }
     }

@@ -34,9 +34,7 @@ static API: OnceCell<Api> = OnceCell::new();
 /// Why Triton's API could not be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    #[error(
-        "no library of this process exports Triton's API (looked in the global scope and for an object named *libtritonserver*)"
-    )]
+    #[error("no library of this process exports Triton's API")]
     NotFound,
     #[error("this Triton lacks a function that triton-llm needs: {0}")]
     Missing(#[from] libloading::Error),
@@ -96,7 +94,7 @@ fn host_library() -> Option<Library> {
             .is_ok()
     };
     std::iter::once(Library::this())
-        .chain(loaded_tritonservers().iter().filter_map(|path| {
+        .chain(loaded_objects().iter().filter_map(|path| {
             // SAFETY: RTLD_NOLOAD only takes a reference to an object that is
             // loaded already, so no initialiser runs.
             unsafe { Library::open(Some(path.to_str().ok()?), RTLD_LAZY | libc::RTLD_NOLOAD) }.ok()
@@ -104,8 +102,8 @@ fn host_library() -> Option<Library> {
         .find(has_api)
 }
 
-/// Lists the loaded objects whose file name holds `libtritonserver`.
-fn loaded_tritonservers() -> Vec<CString> {
+/// Lists the files of all loaded objects.
+fn loaded_objects() -> Vec<CString> {
     unsafe extern "C" fn visit(
         info: *mut libc::dl_phdr_info,
         _size: libc::size_t,
@@ -116,15 +114,7 @@ fn loaded_tritonservers() -> Vec<CString> {
         unsafe {
             let name = (*info).dlpi_name;
             if !name.is_null() {
-                let name = CStr::from_ptr(name);
-                let file = name
-                    .to_bytes()
-                    .rsplit(|&b| b == b'/')
-                    .next()
-                    .unwrap_or_default();
-                if file.windows(15).any(|part| part == b"libtritonserver") {
-                    (*found.cast::<Vec<CString>>()).push(name.to_owned());
-                }
+                (*found.cast::<Vec<CString>>()).push(CStr::from_ptr(name).to_owned());
             }
         }
         0

@@ -4,14 +4,28 @@
 //! the model loaded; the destructors that then run take llama.cpp's and
 //! Triton's static objects away from threads that still use them.
 
-use std::mem;
-use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard, TryLockError};
+use std::time::{Duration, Instant};
+use std::{mem, thread};
+
+/// How long the end of the process waits for a step to end.
+///
+/// Not for ever: a host may call `exit` in a callback of ours, within such a step.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 static RUNNING: RwLock<()> = RwLock::new(());
 
 /// Waits for what is running, and lets nothing run any more.
 extern "C" fn stop() {
-    mem::forget(RUNNING.write().unwrap_or_else(PoisonError::into_inner));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match RUNNING.try_write() {
+            Ok(stopped) => return mem::forget(stopped),
+            Err(TryLockError::Poisoned(stopped)) => return mem::forget(stopped.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() > deadline => return,
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
 }
 
 /// Arranges that [`while_running`] stops at exit.

@@ -20,6 +20,6 @@ pub(crate) use clock::now_ns;
 pub(crate) use error::{Code, Error};
 pub(crate) use exit::{stop_at_exit, while_running};
 pub(crate) use guard::{guard, panic_text};
-pub(crate) use model::{Backend, Instance, InstanceKind, Model, prefer_cpu_instances};
+pub(crate) use model::{Attached, Backend, Instance, InstanceKind, Model, prefer_cpu_instances};
 pub(crate) use request::Request;
 pub(crate) use response::{Responder, Times};

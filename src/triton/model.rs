@@ -8,7 +8,7 @@ use std::any::Any;
 use std::ffi::{CString, c_char};
 use std::path::PathBuf;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::api::{
     TRITONBACKEND_ARTIFACT_FILESYSTEM, TRITONBACKEND_Backend, TRITONBACKEND_BackendAttribute,
@@ -141,6 +141,11 @@ state!(
     TRITONBACKEND_BackendSetState
 );
 state!(Model, TRITONBACKEND_ModelState, TRITONBACKEND_ModelSetState);
+state!(
+    Instance,
+    TRITONBACKEND_ModelInstanceState,
+    TRITONBACKEND_ModelInstanceSetState
+);
 
 impl Backend {
     pub(crate) fn name(self) -> Result<String, Error> {
@@ -260,7 +265,8 @@ impl Model {
     ///
     /// It is false while the server starts, once it shuts down, and once the
     /// model is being unloaded. The probe takes locks of Triton's, so it is for
-    /// our own threads only, a few times a second.
+    /// our own threads only, a few times a second. Where Triton cannot say, as
+    /// when another repository brings a model of the same name, it stays true.
     pub(crate) fn serving_probe(self) -> Result<impl Fn() -> bool + Send + Sync + 'static, Error> {
         struct Server(*mut TRITONSERVER_Server);
         // SAFETY: the server outlives its models and may be asked from any thread.
@@ -286,7 +292,10 @@ impl Model {
                     &mut ready
                 ))
             };
-            asked.is_ok() && ready
+            match asked {
+                Ok(()) => ready,
+                Err(error) => !matches!(error.code, Code::NotFound | Code::Unavailable),
+            }
         })
     }
 }
@@ -333,6 +342,30 @@ impl Instance {
     }
 }
 
+/// An instance as its requests hold it: there until its Finalize, then gone.
+///
+/// Triton finalises an instance whose requests still stream where only the
+/// model's `instance_group` changes.
+pub(crate) struct Attached(RwLock<Option<Instance>>);
+
+impl Attached {
+    pub(crate) fn new(instance: Instance) -> Self {
+        Self(RwLock::new(Some(instance)))
+    }
+
+    /// Takes the instance away, once nobody uses it any more.
+    pub(crate) fn detach(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Uses the instance, if it is still there, and holds off its end meanwhile.
+    pub(super) fn with(&self, body: impl FnOnce(Instance)) {
+        if let Some(instance) = *self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            body(instance);
+        }
+    }
+}
+
 /// Makes one CPU instance the default where a configuration names no group.
 ///
 /// # Safety
@@ -353,7 +386,7 @@ pub(crate) unsafe fn prefer_cpu_instances(
     }
 }
 
-/// Frees an error that there is nobody to tell about.
+/// Logs and frees an error that no caller is there for.
 pub(super) fn discard(raw: *mut TRITONSERVER_Error) {
     if let Err(error) = Error::check(raw) {
         log::error!("triton-llm: Triton refused a call: {error}");

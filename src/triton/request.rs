@@ -7,14 +7,14 @@ use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
 
 use super::api::{
-    TRITONBACKEND_Input, TRITONBACKEND_Request, TRITONSERVER_MEMORY_GPU,
+    TRITONBACKEND_Input, TRITONBACKEND_Request, TRITONSERVER_DataType, TRITONSERVER_MEMORY_GPU,
     TRITONSERVER_PARAMETER_BOOL, TRITONSERVER_PARAMETER_DOUBLE, TRITONSERVER_PARAMETER_INT,
     TRITONSERVER_PARAMETER_STRING, TRITONSERVER_REQUEST_RELEASE_ALL, TRITONSERVER_TYPE_BYTES,
     TRITONSERVER_TYPE_INVALID, api,
 };
 use super::error::{Code, Error, copy_c_str};
 use super::model::{call, discard};
-use crate::protocol::{ParamValue, RawRequest};
+use crate::protocol::{MAX_SAMPLING_JSON_BYTES, ParamValue, RawRequest};
 
 /// Bytes of the length in front of each element of a BYTES tensor.
 pub(super) const LENGTH_BYTES: usize = 4;
@@ -57,13 +57,14 @@ impl Request {
 
     /// Copies the inputs and the parameters out of the request.
     ///
-    /// `max_bytes` bounds each input tensor. Inputs of other names are passed
-    /// over: Triton has checked them against the configuration already.
+    /// `max_prompt_bytes` bounds `text_input`; the other inputs have a limit of
+    /// their own. Inputs of other names are passed over: Triton has checked them
+    /// against the configuration already.
     ///
     /// # Errors
     ///
     /// INVALID_ARG naming the tensor that is too large or malformed.
-    pub(crate) fn read(&self, max_bytes: usize) -> Result<RawRequest, Error> {
+    pub(crate) fn read(&self, max_prompt_bytes: usize) -> Result<RawRequest, Error> {
         let mut raw = RawRequest {
             parameters: self.parameters()?,
             ..RawRequest::default()
@@ -86,15 +87,15 @@ impl Request {
                     &mut input
                 ))
             }?;
-            let (name, bytes) = read_input(input, max_bytes)?;
-            let slot = match name.as_str() {
-                "text_input" => &mut raw.text_input,
-                "sampling_parameters" => &mut raw.sampling_parameters,
-                "parameters" => &mut raw.parameters_input,
-                "stop" => &mut raw.stop,
+            let input = Input::of(input)?;
+            let (slot, max_bytes) = match input.name.as_str() {
+                "text_input" => (&mut raw.text_input, max_prompt_bytes),
+                "sampling_parameters" => (&mut raw.sampling_parameters, MAX_SAMPLING_JSON_BYTES),
+                "parameters" => (&mut raw.parameters_input, MAX_SAMPLING_JSON_BYTES),
+                "stop" => (&mut raw.stop, MAX_SAMPLING_JSON_BYTES),
                 _ => continue,
             };
-            *slot = Some(split_elements(&name, &bytes)?);
+            *slot = Some(split_elements(&input.name, &input.read(max_bytes)?)?);
         }
         Ok(raw)
     }
@@ -159,63 +160,83 @@ impl Drop for Request {
     }
 }
 
-/// Copies an input tensor, which may lie in several buffers.
-fn read_input(
-    input: *mut TRITONBACKEND_Input,
-    max_bytes: usize,
-) -> Result<(String, Vec<u8>), Error> {
-    let mut name = ptr::null();
-    let mut datatype = TRITONSERVER_TYPE_INVALID;
-    let (mut shape, mut n_dims, mut byte_size, mut n_buffers) = (ptr::null(), 0, 0, 0);
-    // SAFETY: the input belongs to a live request; all pointers may be written.
-    let name = unsafe {
-        call!(TRITONBACKEND_InputProperties(
-            input,
-            &mut name,
-            &mut datatype,
-            &mut shape,
-            &mut n_dims,
-            &mut byte_size,
-            &mut n_buffers
-        ))?;
-        copy_c_str(name)
-    };
-    if datatype != TRITONSERVER_TYPE_BYTES {
-        let message = format!("input '{name}' must be of type BYTES");
-        return Err(Error::new(Code::InvalidArg, message));
-    }
-    // The length in front of the text is not the client's.
-    let n_text_bytes = byte_size.saturating_sub(LENGTH_BYTES as u64);
-    if n_text_bytes > max_bytes as u64 {
-        let message =
-            format!("input '{name}' has {n_text_bytes} bytes: at most {max_bytes} are allowed");
-        return Err(Error::new(Code::InvalidArg, message));
-    }
-    let mut bytes = Vec::new();
-    for index in 0..n_buffers {
-        let (mut buffer, mut n_bytes, mut memory, mut memory_id) = (ptr::null(), 0, 0, 0);
-        // SAFETY: as above; the buffer lives as long as the request and holds
-        // `n_bytes` bytes, which the CPU may read unless it lies in GPU memory.
-        unsafe {
-            call!(TRITONBACKEND_InputBuffer(
-                input,
-                index,
-                &mut buffer,
-                &mut n_bytes,
-                &mut memory,
-                &mut memory_id
+/// An input tensor of a live request, which may lie in several buffers.
+struct Input {
+    raw: *mut TRITONBACKEND_Input,
+    name: String,
+    datatype: TRITONSERVER_DataType,
+    byte_size: u64,
+    n_buffers: u32,
+}
+
+impl Input {
+    fn of(raw: *mut TRITONBACKEND_Input) -> Result<Self, Error> {
+        let mut name = ptr::null();
+        let mut datatype = TRITONSERVER_TYPE_INVALID;
+        let (mut shape, mut n_dims, mut byte_size, mut n_buffers) = (ptr::null(), 0, 0, 0);
+        // SAFETY: the input belongs to a live request; all pointers may be written.
+        let name = unsafe {
+            call!(TRITONBACKEND_InputProperties(
+                raw,
+                &mut name,
+                &mut datatype,
+                &mut shape,
+                &mut n_dims,
+                &mut byte_size,
+                &mut n_buffers
             ))?;
-            if memory == TRITONSERVER_MEMORY_GPU {
-                let message = format!("input '{name}' lies in GPU memory: must be CPU memory");
-                return Err(Error::new(Code::InvalidArg, message));
-            }
-            if n_bytes > 0 && !buffer.is_null() {
-                let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
-                bytes.extend_from_slice(std::slice::from_raw_parts(buffer.cast(), n_bytes));
+            copy_c_str(name)
+        };
+        Ok(Self {
+            raw,
+            name,
+            datatype,
+            byte_size,
+            n_buffers,
+        })
+    }
+
+    /// Copies the tensor, unless it is not text or too long.
+    fn read(&self, max_bytes: usize) -> Result<Vec<u8>, Error> {
+        let name = &self.name;
+        let invalid = |problem| {
+            let message = format!("input '{name}' {problem}");
+            Error::new(Code::InvalidArg, message)
+        };
+        if self.datatype != TRITONSERVER_TYPE_BYTES {
+            return Err(invalid("must be of type BYTES".to_owned()));
+        }
+        // The length in front of the text is not the client's.
+        let n_text_bytes = self.byte_size.saturating_sub(LENGTH_BYTES as u64);
+        if n_text_bytes > max_bytes as u64 {
+            let problem = format!("has {n_text_bytes} bytes: at most {max_bytes} are allowed");
+            return Err(invalid(problem));
+        }
+        let mut bytes = Vec::new();
+        for index in 0..self.n_buffers {
+            let (mut buffer, mut n_bytes, mut memory, mut memory_id) = (ptr::null(), 0, 0, 0);
+            // SAFETY: the input belongs to a live request; the buffer lives as long as that
+            // and holds `n_bytes` bytes, which the CPU may read unless it lies in GPU memory.
+            unsafe {
+                call!(TRITONBACKEND_InputBuffer(
+                    self.raw,
+                    index,
+                    &mut buffer,
+                    &mut n_bytes,
+                    &mut memory,
+                    &mut memory_id
+                ))?;
+                if memory == TRITONSERVER_MEMORY_GPU {
+                    return Err(invalid("lies in GPU memory: must be CPU memory".to_owned()));
+                }
+                if n_bytes > 0 && !buffer.is_null() {
+                    let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
+                    bytes.extend_from_slice(std::slice::from_raw_parts(buffer.cast(), n_bytes));
+                }
             }
         }
+        Ok(bytes)
     }
-    Ok((name, bytes))
 }
 
 /// Splits a BYTES tensor: each element is its length (4 bytes, little endian)

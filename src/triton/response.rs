@@ -1,7 +1,8 @@
 //! The way back to the client: responses, exactly one FINAL, true statistics.
 //!
-//! A [`Responder`] is made in Execute and used by the delivery thread alone;
-//! whether the client is still there may be asked from any thread.
+//! A [`Responder`] is made in Execute and belongs to one thread at a time: to
+//! Triton's and the intake thread where they refuse a request, else to the
+//! delivery thread. Whether the client is still there may be asked from any.
 
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
@@ -13,8 +14,10 @@ use super::api::{
 };
 use super::clock::now_ns;
 use super::error::{Code, Error};
-use super::model::{Instance, call, discard};
+use super::model::{Attached, call, discard};
 use super::request::{LENGTH_BYTES, Request};
+
+/// The one output tensor.
 const OUTPUT: &std::ffi::CStr = c"text_output";
 
 /// When a request was worked on, on Triton's clock, for its statistics.
@@ -104,7 +107,7 @@ pub(crate) struct Responder {
     /// `None` once it is released.
     request: Option<Request>,
     factory: Arc<Factory>,
-    instance: Instance,
+    instance: Arc<Attached>,
     /// The output's shape is `[1]`, or `[1, 1]` where the model takes batches.
     n_dims: u32,
 }
@@ -116,7 +119,11 @@ impl Responder {
     ///
     /// Triton's, where it has no response factory for us; the request is then
     /// released without an answer, there being no way to send one.
-    pub(crate) fn new(request: Request, instance: Instance, batched: bool) -> Result<Self, Error> {
+    pub(crate) fn new(
+        request: Request,
+        instance: Arc<Attached>,
+        batched: bool,
+    ) -> Result<Self, Error> {
         let factory = Arc::new(Factory::new(&request)?);
         let n_dims = if batched { 2 } else { 1 };
         Ok(Self {
@@ -230,7 +237,10 @@ impl Responder {
             let flags = TRITONSERVER_RESPONSE_COMPLETE_FINAL;
             match call!(TRITONBACKEND_ResponseNewFromFactory(&mut response, factory)) {
                 Ok(()) => discard(api().TRITONBACKEND_ResponseSend(response, flags, raw_error)),
-                Err(_) => discard(api().TRITONBACKEND_ResponseFactorySendFlags(factory, flags)),
+                Err(reason) => {
+                    log::error!("triton-llm: no response for an error ({reason}): {error}");
+                    discard(api().TRITONBACKEND_ResponseFactorySendFlags(factory, flags));
+                }
             }
             api().TRITONSERVER_ErrorDelete(raw_error);
         }
@@ -246,24 +256,26 @@ impl Responder {
         let end = now_ns();
         let scheduled = times.scheduled_ns.unwrap_or(end);
         let computed = times.computed_ns.unwrap_or(end).max(scheduled);
-        let instance = self.instance.as_ptr();
-        // SAFETY: instance and request are live.
-        unsafe {
-            discard(api().TRITONBACKEND_ModelInstanceReportStatistics(
-                instance,
-                request.as_ptr(),
-                success,
-                scheduled,
-                scheduled,
-                computed,
-                end,
-            ));
-            if success {
-                discard(api().TRITONBACKEND_ModelInstanceReportBatchStatistics(
-                    instance, 1, scheduled, scheduled, computed, end,
+        self.instance.with(|instance| {
+            let instance = instance.as_ptr();
+            // SAFETY: instance and request are live.
+            unsafe {
+                discard(api().TRITONBACKEND_ModelInstanceReportStatistics(
+                    instance,
+                    request.as_ptr(),
+                    success,
+                    scheduled,
+                    scheduled,
+                    computed,
+                    end,
                 ));
+                if success {
+                    discard(api().TRITONBACKEND_ModelInstanceReportBatchStatistics(
+                        instance, 1, scheduled, scheduled, computed, end,
+                    ));
+                }
             }
-        }
+        });
     }
 }
 

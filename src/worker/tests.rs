@@ -11,6 +11,7 @@ use crossbeam_channel::{Sender, bounded};
 use super::*;
 use crate::delivery::{Delivery, Wire};
 use crate::engine::Limits;
+use crate::permit::Permit;
 use crate::triton::Times;
 
 /// Longer than any test waits on a busy machine.
@@ -220,6 +221,7 @@ impl Bench {
             Box::new(move || cancelled.load(Ordering::Acquire)),
             true,
             format!("request {}", id.0),
+            Permit::take(&self.n_in_flight, 100).expect("few requests"),
         );
         let job = Job {
             sequence: NewSequence {
@@ -230,7 +232,6 @@ impl Bench {
             },
             sampling: SamplingParams::default(),
             outbox,
-            permit: Permit::take(&self.n_in_flight, 100).expect("few requests"),
         };
         let jobs = self.jobs.as_ref().expect("the inbox is open");
         jobs.send(job).map_err(|_| ())?;
@@ -253,6 +254,8 @@ impl Bench {
         let panicked = self.worker.join().expect("panics are caught");
         assert!(!panicked);
         assert_eq!(*self.open.lock().expect("no panic"), BTreeSet::new());
+        // Sends what is pending.
+        drop(self.delivery);
         assert_eq!(self.n_in_flight.load(Ordering::Acquire), 0);
     }
 }

@@ -78,6 +78,7 @@ struct TRITONBACKEND_ModelInstance {
   object head;
   TRITONBACKEND_Model *model;
   TRITONSERVER_InstanceGroupKind instance_kind;
+  void *state;
 };
 
 struct TRITONBACKEND_Input {
@@ -460,6 +461,20 @@ TRITONSERVER_Error *TRITONBACKEND_ModelSetState(TRITONBACKEND_Model *model, void
 }
 
 /* ---- instance ---- */
+
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceState(TRITONBACKEND_ModelInstance *instance,
+                                                     void **state) {
+  ENTER(TRITONBACKEND_ModelInstanceState, instance, KIND_INSTANCE);
+  *state = instance->state;
+  LEAVE;
+}
+
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceSetState(TRITONBACKEND_ModelInstance *instance,
+                                                        void *state) {
+  ENTER(TRITONBACKEND_ModelInstanceSetState, instance, KIND_INSTANCE);
+  instance->state = state;
+  LEAVE;
+}
 
 TRITONSERVER_Error *TRITONBACKEND_ModelInstanceKind(TRITONBACKEND_ModelInstance *instance,
                                                     TRITONSERVER_InstanceGroupKind *kind) {

@@ -121,10 +121,10 @@ fn open(path: &Path) -> Library {
     library.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Compiles the fake; its name must hold `libtritonserver`, by which it is found.
+/// Compiles the fake, under a name that says nothing of Triton.
 fn compile_fake() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libtritonserver-fake.so");
+    let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_host.so");
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let compiler = cc::Build::new()
         .target(&triple)
@@ -409,7 +409,7 @@ pub struct Served<'a> {
     instance: Ptr,
 }
 
-impl Served<'_> {
+impl<'a> Served<'a> {
     /// Finalises instance and model; returns when the library has let go of them.
     pub fn unload(self) {
         let (fake, exports) = (&self.server.host.fake, &self.server.host.exports);
@@ -422,6 +422,20 @@ impl Served<'_> {
             self.server.take(ended).expect("the model ends");
             (fake.fake_end)(self.instance);
             (fake.fake_end)(self.model);
+        }
+    }
+
+    /// Finalises the instance and makes another, as where only `instance_group` has changed.
+    pub fn replace_instance(&mut self) {
+        let (fake, exports) = (&self.server.host.fake, &self.server.host.exports);
+        // SAFETY: the old instance is live until it is ended, and not used afterwards.
+        unsafe {
+            let ended = (exports.TRITONBACKEND_ModelInstanceFinalize)(self.instance);
+            self.server.take(ended).expect("the instance ends");
+            (fake.fake_end)(self.instance);
+            self.instance = (fake.fake_instance)(self.model, KIND_CPU);
+            let made = (exports.TRITONBACKEND_ModelInstanceInitialize)(self.instance);
+            self.server.take(made).expect("the instance starts");
         }
     }
 
@@ -453,7 +467,7 @@ impl Served<'_> {
     }
 
     /// Makes a request without handing it over.
-    pub fn request(&self, ask: &Ask) -> Running<'_> {
+    pub fn request(&self, ask: &Ask) -> Running<'a> {
         let fake = &self.server.host.fake;
         // SAFETY: the fake copies everything.
         unsafe {
@@ -486,7 +500,7 @@ impl Served<'_> {
     }
 
     /// Hands over one request.
-    pub fn ask(&self, ask: &Ask) -> Running<'_> {
+    pub fn ask(&self, ask: &Ask) -> Running<'a> {
         let running = [self.request(ask)];
         self.execute(&running).expect("the request is taken over");
         let [running] = running;
