@@ -15,7 +15,7 @@ use crate::engine::Limits;
 use crate::intake::{Intake, Reading};
 use crate::llama::{self, CacheType, ChatTemplate, ContextParams, FlashAttention, LoadParams};
 use crate::memory;
-use crate::protocol::RequestLimits;
+use crate::protocol::{RequestError, RequestLimits};
 use crate::triton::{
     self, Backend, Code, Error, Instance, InstanceKind, Request, Responder, panic_text,
     stop_at_exit,
@@ -55,6 +55,13 @@ enum LoadError {
     Weights(#[from] llama::LoadError),
     #[error(transparent)]
     Context(#[from] llama::ContextError),
+    #[error(transparent)]
+    Defaults(#[from] RequestError),
+    #[error(
+        "config parameter 'n_ctx' = {n_ctx}: must be at most {max_positions}, the positions that \
+         this model has learned"
+    )]
+    Positions { n_ctx: u32, max_positions: u32 },
     #[error(
         "a KV cache of n_ctx = {n_ctx} tokens needs {needed} bytes: {available} bytes of memory are available"
     )]
@@ -293,6 +300,7 @@ impl EnginePlan<'_> {
         )?);
         let template = self.template(&weights)?;
         let n_ctx = self.n_ctx(&weights)?;
+        parameters.sampling_parameters.check(n_ctx)?;
         let context = context_params(parameters, self.n_slots, n_ctx);
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
         let limits = Limits {
@@ -359,15 +367,17 @@ impl EnginePlan<'_> {
             cache_type(parameters.cache_type_v),
         );
         let available = memory::available_bytes();
+        let max_positions = weights.file().max_positions;
         if parameters.n_ctx == 0 {
-            let trained = weights.n_ctx_train().clamp(N_CTX_STEP, MAX_AUTOMATIC_N_CTX);
             // Half of what is free: the rest is for computing, and for other models.
             let affordable = available.map_or(u64::MAX, |bytes| bytes / 2 / cell_bytes.max(1));
-            let n_ctx = u64::from(trained)
-                .min(affordable)
-                .max(u64::from(N_CTX_STEP));
-            return Ok(u32::try_from(n_ctx).unwrap_or(trained) / N_CTX_STEP * N_CTX_STEP);
+            return Ok(automatic_n_ctx(
+                weights.n_ctx_train(),
+                affordable,
+                max_positions,
+            ));
         }
+        check_positions(parameters.n_ctx, max_positions)?;
         let needed = cell_bytes.saturating_mul(u64::from(parameters.n_ctx));
         match available {
             Some(available) if needed > available => Err(LoadError::KvCache {
@@ -377,6 +387,26 @@ impl EnginePlan<'_> {
             }),
             _ => Ok(parameters.n_ctx),
         }
+    }
+}
+
+fn automatic_n_ctx(trained: u32, affordable: u64, max_positions: Option<u32>) -> u32 {
+    let trained = trained.clamp(N_CTX_STEP, MAX_AUTOMATIC_N_CTX);
+    let n_ctx = u64::from(trained)
+        .min(affordable)
+        .max(u64::from(N_CTX_STEP));
+    let n_ctx = u32::try_from(n_ctx).unwrap_or(trained) / N_CTX_STEP * N_CTX_STEP;
+    max_positions.map_or(n_ctx, |limit| n_ctx.min(limit))
+}
+
+/// ggml asserts that a position has its row in the table of learned ones.
+fn check_positions(n_ctx: u32, max_positions: Option<u32>) -> Result<(), LoadError> {
+    match max_positions {
+        Some(max_positions) if n_ctx > max_positions => Err(LoadError::Positions {
+            n_ctx,
+            max_positions,
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -446,6 +476,27 @@ mod tests {
         check("/m/1/model-00002-of-00002.gguf", true);
         check("/m/1/best-of-3.gguf", false);
         check("/m/1/2-of-3.gguf", false);
+    }
+
+    #[test]
+    fn a_context_is_no_longer_than_the_positions_learned() {
+        assert!(check_positions(1 << 24, None).is_ok());
+        assert!(check_positions(1024, Some(1024)).is_ok());
+        let error = check_positions(1025, Some(1024)).map_err(|error| error.to_string());
+        let text = "config parameter 'n_ctx' = 1025: must be at most 1024, the positions that this \
+                    model has learned";
+        assert_eq!(error, Err(text.to_owned()));
+        for (trained, affordable, max_positions, expected) in [
+            (1 << 20, u64::MAX, None, MAX_AUTOMATIC_N_CTX),
+            (1000, u64::MAX, None, 768),
+            (4096, 1000, None, 768),
+            (4096, 0, None, N_CTX_STEP),
+            (1000, u64::MAX, Some(1000), 768),
+            (100, u64::MAX, Some(100), 100),
+        ] {
+            let n_ctx = automatic_n_ctx(trained, affordable, max_positions);
+            assert_eq!(n_ctx, expected, "{trained} {affordable} {max_positions:?}");
+        }
     }
 
     #[test]
