@@ -1,8 +1,12 @@
 //! What the keys of an architecture must say, and its table of positions.
 
-use triton_llm::llama::ModelFile;
+use std::sync::Arc;
 
-use crate::writer::{Folder, Value, tiny_model};
+use triton_llm::engine::Token;
+use triton_llm::llama::{ContextParams, LoadParams, Model, ModelFile, Runner};
+
+use crate::running::{generate, greedy};
+use crate::writer::{Folder, Gguf, N_EMBD, N_FF, N_LAYERS, Value, tiny_model};
 
 /// The good file with a table of so many learned positions.
 fn with_positions(n_positions: u64) -> Vec<u8> {
@@ -24,6 +28,61 @@ fn learned_positions_are_counted() {
     let error = ModelFile::read(&path).map_err(|error| error.problem.to_string());
     let text = "rows of tensor 'position_embd.weight' = 1: must be at least 2";
     assert_eq!(error, Err(text.to_owned()));
+}
+
+/// The good file as a gpt2 of as many learned positions.
+fn gpt2(n_positions: u64) -> Gguf {
+    let mut gguf = tiny_model();
+    for (key, _) in &mut gguf.keys {
+        if let Some(rest) = key.strip_prefix("llama.") {
+            *key = format!("gpt2.{}", rest.replace("_rms", ""));
+        }
+    }
+    let vocabulary = gguf.tensors[0].clone();
+    let mut shapes = vec![("position_embd.weight".to_owned(), vec![N_EMBD, n_positions])];
+    let mut pair = |name: &str, shape: &[u64]| {
+        shapes.push((format!("{name}.weight"), shape.to_vec()));
+        shapes.push((format!("{name}.bias"), shape[shape.len() - 1..].to_vec()));
+    };
+    pair("output_norm", &[N_EMBD]);
+    for layer in 0..N_LAYERS {
+        pair(&format!("blk.{layer}.attn_norm"), &[N_EMBD]);
+        pair(&format!("blk.{layer}.attn_qkv"), &[N_EMBD, 3 * N_EMBD]);
+        pair(&format!("blk.{layer}.attn_output"), &[N_EMBD, N_EMBD]);
+        pair(&format!("blk.{layer}.ffn_norm"), &[N_EMBD]);
+        pair(&format!("blk.{layer}.ffn_up"), &[N_EMBD, N_FF]);
+        pair(&format!("blk.{layer}.ffn_down"), &[N_FF, N_EMBD]);
+    }
+    let tensors = shapes.into_iter().map(|(name, shape)| {
+        let n = shape.iter().product::<u64>() as usize;
+        (name, shape, 0, vec![0.01; n])
+    });
+    gguf.tensors = std::iter::once(vocabulary).chain(tensors).collect();
+    gguf.set("general.architecture", Value::Text("gpt2".to_owned()))
+        .set("gpt2.context_length", Value::U32(n_positions as u32))
+}
+
+#[test]
+fn every_learned_position_can_be_run() {
+    let folder = Folder::new("gpt2");
+    let path = folder.write("gpt2.gguf", &gpt2(256).bytes());
+    let params = LoadParams {
+        use_mmap: false,
+        ..LoadParams::default()
+    };
+    let model = Arc::new(Model::load(&path, &params).unwrap_or_else(|error| panic!("{error}")));
+    assert_eq!(model.file().max_positions, Some(256));
+    let params = ContextParams {
+        n_slots: 1,
+        n_cells: 256,
+        n_batch: 64,
+        ..ContextParams::default()
+    };
+    let mut runner = Runner::new(model.clone(), &params).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(runner.n_cells(), 256);
+    let request = (vec![Token(260); 250], greedy(), 100);
+    let texts = generate(&mut runner, &model, 1, &[request]);
+    assert_eq!(texts.len(), 1);
 }
 
 /// Every case is one that llama.cpp asserts, at load or when it builds the first graph.
