@@ -16,7 +16,7 @@ use crate::engine::Limits;
 use crate::intake::{Intake, Reading};
 use crate::llama::{self, CacheType, ChatTemplate, ContextParams, FlashAttention, LoadParams};
 use crate::memory;
-use crate::protocol::RequestLimits;
+use crate::protocol::{RequestError, RequestLimits};
 use crate::triton::{
     self, Attached, Backend, Code, Error, Instance, InstanceKind, Request, Responder, panic_text,
     stop_at_exit,
@@ -56,6 +56,13 @@ enum LoadError {
     Weights(#[from] llama::LoadError),
     #[error(transparent)]
     Context(#[from] llama::ContextError),
+    #[error(transparent)]
+    Defaults(#[from] RequestError),
+    #[error(
+        "config parameter 'n_ctx' = {n_ctx}: must be at most {max_positions}, the positions that \
+         this model has learned"
+    )]
+    Positions { n_ctx: u32, max_positions: u32 },
     #[error(
         "n_ctx = {n_ctx} tokens of KV cache and attention need {needed} bytes: {available} bytes of memory are available"
     )]
@@ -330,14 +337,13 @@ impl EnginePlan<'_> {
             &load_params(parameters, device),
         )?);
         let template = self.template(&weights)?;
+        let n_parts = self.n_parts();
         let n_cells = self.n_cells(&weights, device)?;
+        // A part is rounded up to the cache's step, so that it holds two tokens at least.
+        let n_ctx = (n_cells / n_parts).max(2);
+        parameters.sampling_parameters.check(n_ctx)?;
         let context = context_params(parameters, device, self.n_slots, n_cells);
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
-        let n_ctx = if parameters.kv_unified {
-            n_cells
-        } else {
-            u32::try_from(runner.n_cells() / self.n_slots).unwrap_or(n_cells)
-        };
         let limits = Limits {
             n_slots: self.n_slots,
             n_cells: runner.n_cells(),
@@ -399,6 +405,14 @@ impl EnginePlan<'_> {
         )?)
     }
 
+    /// The equal parts that the KV cache is made of.
+    fn n_parts(&self) -> u32 {
+        match self.config.parameters.kv_unified {
+            true => 1,
+            false => self.n_slots as u32,
+        }
+    }
+
     /// The tokens of the KV cache: as configured, else what model and memory allow.
     fn n_cells(&self, weights: &llama::Model, device: Device) -> Result<u32, LoadError> {
         let parameters = &self.config.parameters;
@@ -407,30 +421,28 @@ impl EnginePlan<'_> {
             cache_type(parameters.cache_type_k),
             cache_type(parameters.cache_type_v),
         );
-        let n_parts = if parameters.kv_unified {
-            1
-        } else {
-            self.n_slots as u32
-        };
+        let n_parts = self.n_parts();
         if flash_attention(parameters, device) == FlashAttention::Off {
             // A step computes the scores of one part's cells.
             cell_bytes += file.score_bytes_per_cell(parameters.n_ubatch.div_ceil(n_parts));
         }
         let available = memory::available_bytes();
+        let max_positions = weights.file().max_positions;
         if parameters.n_ctx == 0 {
-            let trained = weights.n_ctx_train().clamp(N_CTX_STEP, MAX_AUTOMATIC_N_CTX);
-            let wanted = trained.saturating_mul(n_parts);
             // Half of what is free: the rest is for computing, and for other models.
-            let affordable = available.map_or(u64::MAX, |bytes| bytes / 2 / cell_bytes.max(1));
-            let n_cells = u64::from(wanted).min(affordable).max(u64::from(N_CTX_STEP));
-            if n_cells < u64::from(wanted) {
+            let affordable = available.map_or(u64::MAX, |bytes| {
+                bytes / 2 / cell_bytes.max(1) / u64::from(n_parts)
+            });
+            let n_ctx = automatic_n_ctx(weights.n_ctx_train(), affordable, max_positions);
+            if u64::from(n_ctx) > affordable.saturating_sub(u64::from(N_CTX_STEP)) {
                 log::warn!(
-                    "model '{}': n_ctx = {n_cells} instead of {wanted}, as little memory is free",
+                    "model '{}': n_ctx = {n_ctx} is all that half of the free memory allows",
                     self.config.name
                 );
             }
-            return Ok(u32::try_from(n_cells).unwrap_or(wanted) / N_CTX_STEP * N_CTX_STEP);
+            return Ok(n_ctx.saturating_mul(n_parts));
         }
+        check_positions(parameters.n_ctx / n_parts, max_positions)?;
         let needed = cell_bytes.saturating_mul(u64::from(parameters.n_ctx));
         match available {
             Some(available) if needed > available => Err(LoadError::KvCache {
@@ -440,6 +452,26 @@ impl EnginePlan<'_> {
             }),
             _ => Ok(parameters.n_ctx),
         }
+    }
+}
+
+fn automatic_n_ctx(trained: u32, affordable: u64, max_positions: Option<u32>) -> u32 {
+    let trained = trained.clamp(N_CTX_STEP, MAX_AUTOMATIC_N_CTX);
+    let n_ctx = u64::from(trained)
+        .min(affordable)
+        .max(u64::from(N_CTX_STEP));
+    let n_ctx = u32::try_from(n_ctx).unwrap_or(trained) / N_CTX_STEP * N_CTX_STEP;
+    max_positions.map_or(n_ctx, |limit| n_ctx.min(limit))
+}
+
+/// ggml asserts that a position has its row in the table of learned ones.
+fn check_positions(n_ctx: u32, max_positions: Option<u32>) -> Result<(), LoadError> {
+    match max_positions {
+        Some(max_positions) if n_ctx > max_positions => Err(LoadError::Positions {
+            n_ctx,
+            max_positions,
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -531,6 +563,27 @@ mod tests {
         check("/m/1/model-00002-of-00002.gguf", true);
         check("/m/1/best-of-3.gguf", false);
         check("/m/1/2-of-3.gguf", false);
+    }
+
+    #[test]
+    fn a_context_is_no_longer_than_the_positions_learned() {
+        assert!(check_positions(1 << 24, None).is_ok());
+        assert!(check_positions(1024, Some(1024)).is_ok());
+        let error = check_positions(1025, Some(1024)).map_err(|error| error.to_string());
+        let text = "config parameter 'n_ctx' = 1025: must be at most 1024, the positions that this \
+                    model has learned";
+        assert_eq!(error, Err(text.to_owned()));
+        for (trained, affordable, max_positions, expected) in [
+            (1 << 20, u64::MAX, None, MAX_AUTOMATIC_N_CTX),
+            (1000, u64::MAX, None, 768),
+            (4096, 1000, None, 768),
+            (4096, 0, None, N_CTX_STEP),
+            (1000, u64::MAX, Some(1000), 768),
+            (100, u64::MAX, Some(100), 100),
+        ] {
+            let n_ctx = automatic_n_ctx(trained, affordable, max_positions);
+            assert_eq!(n_ctx, expected, "{trained} {affordable} {max_positions:?}");
+        }
     }
 
     #[test]

@@ -236,6 +236,8 @@ fn templates_render_as_hugging_face_does() {
             "1",
         ),
         ("{{ strftime_now('%Y') | length }}", "4"),
+        (r#"{{ "{%}" }}"#, "{%}"),
+        ("{{ '{%' }}{% if true %}a{% endif %}", "{%a"),
     ] {
         assert_eq!(render(source, &hello).as_deref(), Ok(expected), "{source}");
     }
@@ -253,10 +255,10 @@ fn bad_templates_and_messages_are_errors() {
         (nested.as_str(), "no valid Jinja"),
         (
             "{{ raise_exception('Only user roles!') }}",
-            "rejects the messages: Only user roles!",
+            "the chat template rejects these messages: Only user roles!",
         ),
         ("{{ messages[0].content.nothing.more }}", "cannot render"),
-        (forever, "more than 20000000 steps"),
+        (forever, "more than 20000000 instructions"),
         (recursive, "cannot render"),
         (long, "makes more than"),
         ("{% include 'other' %}", "cannot render"),

@@ -451,13 +451,15 @@ fn unknown_names_get_the_nearest_one() {
 
 #[test]
 fn the_stronger_source_wins() {
-    let defaults = defaults(r#"{"seed":1,"stop":["d"],"max_tokens":9000}"#).expect("in range");
+    let defaults = defaults(r#"{"seed":1,"stop":["d"],"max_tokens":4096}"#).expect("in range");
     let mut raw = hello();
     let read = |raw: &RawRequest| {
         let r = parse(raw.clone(), &defaults, &LIMITS, true).expect("in range");
         (r.sampling.seed, r.stop.concat(), r.max_tokens)
     };
-    // A default larger than the context is no fault of the request.
+    assert_eq!(read(&raw), (Some(1), "d".to_owned(), Some(4096)));
+    // An input without elements is one that was not sent.
+    raw.stop = Some(vec![]);
     assert_eq!(read(&raw), (Some(1), "d".to_owned(), Some(4096)));
     raw.sampling_parameters = bytes(r#"{"seed":2,"stop":"j","max_tokens":20}"#);
     assert_eq!(read(&raw), (Some(2), "j".to_owned(), Some(20)));
@@ -465,6 +467,30 @@ fn the_stronger_source_wins() {
     assert_eq!(read(&raw), (Some(2), "i".to_owned(), Some(20)));
     raw.parameters = with(&[("seed", I(3)), ("stop", s("p")), ("n_predict", I(-1))]).parameters;
     assert_eq!(read(&raw), (Some(3), "p".to_owned(), None));
+}
+
+#[test]
+fn defaults_fit_the_context() {
+    let check = |json: &str, n_ctx| {
+        let defaults = defaults(json).expect("in range");
+        defaults.check(n_ctx).map_err(|error| error.to_string())
+    };
+    let refused = |text: &str| Err(format!("config parameter 'sampling_parameters': {text}"));
+    for (json, expected) in [
+        ("{}", Ok(())),
+        (r#"{"max_tokens":64,"min_tokens":64}"#, Ok(())),
+        (r#"{"max_tokens":-1}"#, Ok(())),
+        (
+            r#"{"max_tokens":65}"#,
+            refused("'max_tokens' = 65: must be at most n_ctx = 64"),
+        ),
+        (
+            r#"{"min_tokens":65}"#,
+            refused("'min_tokens' = 65: must be at most n_ctx = 64"),
+        ),
+    ] {
+        assert_eq!(check(json, 64), expected, "{json}");
+    }
 }
 
 #[test]
@@ -523,7 +549,7 @@ fn sampling_json_is_read_or_refused() {
         ),
         (
             &format!("{{{}}}", many.trim_end_matches(',')),
-            Some("the request has 65 parameters: must have at most 64"),
+            Some("'sampling_parameters' has 65 parameters: must have at most 64"),
         ),
     ] {
         let expected = expected.map_or(Ok(()), |text| Err(text.to_owned()));
@@ -539,6 +565,12 @@ fn sampling_json_is_read_or_refused() {
         seed(with(&[("sampling_parameters", s(r#"{"seed":5}"#))])),
         Ok(Some(5))
     );
+    for (value, shown) in [(I(5), "5"), (B(true), "true"), (D(0.5), "0.5")] {
+        let text = format!(
+            "parameter 'sampling_parameters' = {shown}: must be a string with a JSON object"
+        );
+        assert_eq!(seed(with(&[("sampling_parameters", value)])), Err(text));
+    }
     let both = RawRequest {
         parameters_input: bytes("{}"),
         ..with_json("{}")

@@ -66,6 +66,11 @@ pub enum ConfigError {
     Parameter(#[from] ParameterError),
     #[error("config parameter 'sampling_parameters': {0}")]
     Defaults(#[source] RequestError),
+    #[error(
+        "config parameter 'n_ctx' = 1: must be 0 (automatic) or at least 2, room for a prompt of one \
+         token and its answer"
+    )]
+    ContextOfOne,
     #[error("config parameters 'chat_template' and 'chat_template_file' are both set: keep one")]
     TwoTemplates,
     #[error("config parameter '{name}' = {value}: must be at most '{other}' = {limit}")]

@@ -386,6 +386,9 @@ impl Parameters {
         let given = TABLE.read(&mut draft, pairs, &rules)?;
 
         let mut parameters = draft.parameters;
+        if parameters.n_ctx == 1 {
+            return Err(ConfigError::ContextOfOne);
+        }
         if let Some(json) = draft.sampling_json {
             parameters.sampling_parameters = defaults(&json).map_err(ConfigError::Defaults)?;
         }

@@ -2,7 +2,8 @@
 //!
 //! The worker thread owns it and is its only caller. It must not block, look at a clock or touch
 //! the model: it sees tokens and hands out plain values. A step costs time in proportion to its
-//! rows and the running sequences.
+//! rows and the running sequences; one in which sequences end, and each cancellation, also to the
+//! waiting ones.
 //!
 //! # Policy
 //! 1. Every decoding sequence gets one row, oldest first.

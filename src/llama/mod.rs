@@ -2,8 +2,9 @@
 //!
 //! The intake thread renders and tokenises ([`ChatTemplate`], [`Model`]), the worker thread runs
 //! plans ([`Runner`]), and whoever loads a model calls [`Model::load`] and [`Runner::new`].
-//! Everything that llama.cpp would answer with an assertion, and so with the end of the process, is
-//! checked here first. Knows nothing of Triton.
+//! llama.cpp answers what it cannot do with an assertion, and so with the end of the process: model
+//! files, contexts, prompts and plans are checked here first, as far as the files below say. Knows
+//! nothing of Triton.
 //!
 //! | file | holds |
 //! |---|---|

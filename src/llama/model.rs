@@ -77,6 +77,15 @@ pub enum TokenizeError {
          (at byte {offset}), which this model's tokenizer cannot split"
     )]
     LongRun { offset: usize },
+    #[error(
+        "the prompt holds text that this model's vocabulary has no token for: \
+         token {index} of it would be {id}, must be between 0 and {max_id}"
+    )]
+    NoToken {
+        index: usize,
+        id: i32,
+        max_id: usize,
+    },
 }
 
 /// A loaded model.
@@ -142,10 +151,11 @@ impl Model {
         if n_vocab == 0 {
             return Err(unusable("an empty vocabulary"));
         }
-        // llama.cpp asserts these when it tokenises.
-        if vocab.should_add_bos() && !is_known(vocab.bos())
+        // llama.cpp asserts these when it tokenises, for `bert` whatever the file says of adding them.
+        let is_bert = file.tokenizer == "bert";
+        if (is_bert || vocab.should_add_bos()) && !is_known(vocab.bos())
             || vocab.should_add_eos() && !is_known(vocab.eos())
-            || vocab.should_add_sep() && !is_known(vocab.sep())
+            || (is_bert || vocab.should_add_sep()) && !is_known(vocab.sep())
         {
             return Err(unusable(
                 "a tokenizer that adds a special token it does not have",
@@ -226,7 +236,9 @@ impl Model {
 
     /// The most bytes of text that one token stands for.
     ///
-    /// A text of more than `n` times as many bytes has more than `n` tokens.
+    /// A text of more than `n` times as many bytes has more than `n` tokens, where the tokenizer keeps
+    /// every byte. Those that drop white space or put one token for a word that they do not know may
+    /// give fewer.
     pub fn max_piece_bytes(&self) -> usize {
         self.max_piece_bytes
     }
@@ -276,14 +288,28 @@ impl Model {
                 n_bytes: text.len(),
             });
         }
-        if self.file.tokenizer == "gpt2" && splits_by_std_regex(&self.file.pre_tokenizer) {
+        let splits = matches!(self.file.tokenizer.as_str(), "gpt2" | "hybriddna");
+        if splits && splits_by_std_regex(&self.file.pre_tokenizer) {
             check_runs(text, self.file.pre_tokenizer == "exaone-moe")?;
         }
         // Room for a token a byte and the special ones: with less, llama.cpp may have to start over.
         let mut tokens = Vec::with_capacity(text.len() + 8);
         let vocab = self.inner.vocab();
         vocab.tokenize_into(text.as_bytes(), &mut tokens, add_special, parse_special);
-        Ok(tokens.into_iter().map(|token| Token(token.0)).collect())
+        // A kind that has no token for an unknown text gives -1, or whatever number the file names.
+        let is_known =
+            |token: &LlamaToken| usize::try_from(token.0).is_ok_and(|id| id < self.n_vocab);
+        if let Some(index) = tokens.iter().position(|token| !is_known(token)) {
+            return Err(TokenizeError::NoToken {
+                index,
+                id: tokens[index].0,
+                max_id: self.n_vocab - 1,
+            });
+        }
+        let mut tokens: Vec<_> = tokens.into_iter().map(|token| Token(token.0)).collect();
+        // It has the allocation made above, which the request would hold as long as it runs.
+        tokens.shrink_to_fit();
+        Ok(tokens)
     }
 
     pub(super) fn llama(&self) -> &LlamaModel {

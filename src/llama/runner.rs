@@ -190,10 +190,10 @@ impl Runner {
         // as a field before `model` it is dropped first. Only `&` is ever made of the model.
         let borrowed: &'static LlamaModel = unsafe { &*model_ptr };
         let n_model_bytes = model.file().n_bytes;
-        let n_threads = threads::for_model(params.n_threads, n_model_bytes);
+        let n_threads = threads::for_model("n_threads", params.n_threads, n_model_bytes);
         let n_threads_batch = match params.n_threads_batch {
             0 => n_threads,
-            wish => threads::for_model(wish, n_model_bytes),
+            wish => threads::for_model("n_threads_batch", wish, n_model_bytes),
         };
         let context = new_context(borrowed, params, n_threads, n_threads_batch)?;
         // llama.cpp may round: what counts is what it made.

@@ -1,8 +1,10 @@
 //! Chat templates: from messages to the prompt text, as Hugging Face renders them.
 //!
 //! Made once at load, used by the intake thread for each request. A template is Jinja that came
-//! with the model and messages come from clients: neither may hang the thread, exhaust its stack or
-//! reach anything outside. Tokens are no concern here.
+//! with the model and is trusted as its weights are. It reaches nothing outside, its instructions and
+//! recursion are bounded and so is its output, but not what one instruction does: a string operation
+//! may take as much time and memory as the template asks for. Messages come from clients and are only
+//! data to it. Tokens are no concern here.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -22,7 +24,7 @@ pub const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.ro
 const MAX_SOURCE_BYTES: usize = 1024 * 1024;
 
 /// Instructions that one rendering may take: some 50 for each of 4096 messages of real templates,
-/// with a wide margin, and about a second of a core at most.
+/// with a wide margin. That is about a second of a core where none of them works on long strings.
 const FUEL: u64 = 20_000_000;
 
 /// Depth of nested macro calls and loops.
@@ -41,24 +43,14 @@ pub enum TemplateError {
     #[error("the chat template is no valid Jinja: {detail}")]
     Syntax { detail: String },
     /// The template itself refuses the messages.
-    #[error("the model's chat template rejects the messages: {message}")]
+    #[error("the chat template rejects these messages: {message}")]
     Rejected { message: String },
-    #[error("the model's chat template cannot render the messages: {detail}")]
+    #[error("the chat template cannot render these messages: {detail}")]
     Render { detail: String },
-    #[error("the model's chat template takes more than {FUEL} steps for the messages")]
+    #[error("the chat template takes more than {FUEL} instructions for these messages")]
     TooSlow,
-    #[error("the model's chat template makes more than {max_bytes} bytes of the messages")]
+    #[error("the chat template makes more than {max_bytes} bytes of these messages")]
     OutputTooLong { max_bytes: usize },
-}
-
-impl TemplateError {
-    /// Whether other messages may succeed, so that the request is at fault rather than the model.
-    pub fn is_rejection(&self) -> bool {
-        matches!(
-            self,
-            Self::Rejected { .. } | Self::OutputTooLong { .. } | Self::TooSlow
-        )
-    }
 }
 
 /// A model's chat template, checked and compiled.
@@ -142,10 +134,11 @@ fn normalised(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source.as_str();
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else {
+        // Behind the opening, as `{%}` opens and closes nothing.
+        let Some(length) = rest[start + 2..].find("%}") else {
             break;
         };
-        let end = start + length + 2;
+        let end = start + 2 + length + 2;
         let inner = rest[start + 2..end - 2].trim_matches(['-', '+', ' ', '\n', '\t', '\r']);
         let statement = match inner {
             "generation" => "if true",

@@ -12,20 +12,27 @@ use std::fs;
 /// others up at each: steps of a 1 MiB model, 0.2 ms alone, were measured at up to 700 ms so.
 const MIN_BYTES_PER_THREAD: u64 = 16 << 20;
 
-/// The number of compute threads for a wish of `n_threads`, 0 meaning automatic: one per physical
-/// core that this process may use, less room for the server, and fewer for a small model.
+/// The number of compute threads for a wish, 0 meaning automatic: one per physical core that this
+/// process may use, less room for the server, and fewer for a small model.
 ///
-/// More threads than CPUs can hang llama.cpp at its barriers, so a wish above is cut.
-pub(super) fn for_model(n_threads: u32, n_model_bytes: u64) -> u32 {
-    let n_cpus = available_cpus().len().max(1) as u32;
-    match n_threads {
-        0 => automatic(n_model_bytes),
-        wish if wish > n_cpus => {
-            log::warn!("n_threads = {wish}: this process may use {n_cpus} CPUs; using {n_cpus}");
-            n_cpus
-        }
-        wish => wish,
+/// More threads than CPUs can hang llama.cpp at its barriers, so a wish above is cut, with a warning
+/// that names the parameter.
+pub(super) fn for_model(parameter: &str, wish: u32, n_model_bytes: u64) -> u32 {
+    if wish == 0 {
+        return automatic(n_model_bytes);
     }
+    let n_cpus = available_cpus().len().max(1) as u32;
+    if let Some(warning) = excess(parameter, wish, n_cpus) {
+        log::warn!("{warning}");
+    }
+    wish.min(n_cpus)
+}
+
+/// What is said of a wish for more threads than CPUs.
+fn excess(parameter: &str, wish: u32, n_cpus: u32) -> Option<String> {
+    (wish > n_cpus).then(|| {
+        format!("{parameter} = {wish}: this process may use {n_cpus} CPUs; using {n_cpus}")
+    })
 }
 
 fn automatic(n_model_bytes: u64) -> u32 {
@@ -103,8 +110,13 @@ mod tests {
     #[test]
     fn wishes_are_cut_to_the_cpus() {
         let n_cpus = available_cpus().len() as u32;
-        assert_eq!(for_model(1, 0), 1);
-        assert_eq!(for_model(n_cpus + 1, 0), n_cpus);
-        assert!((1..=n_cpus).contains(&for_model(0, 4 << 30)));
+        assert_eq!(for_model("n_threads", 1, 0), 1);
+        assert_eq!(for_model("n_threads", n_cpus + 1, 0), n_cpus);
+        assert!((1..=n_cpus).contains(&for_model("n_threads", 0, 4 << 30)));
+        assert_eq!(excess("n_threads_batch", 4, 4), None);
+        assert_eq!(
+            excess("n_threads_batch", 5, 4).as_deref(),
+            Some("n_threads_batch = 5: this process may use 4 CPUs; using 4")
+        );
     }
 }

@@ -40,8 +40,24 @@ pub enum RequestError {
         first: &'static str,
         second: &'static str,
     },
-    #[error("the request has {n_parameters} parameters: must have at most {limit}")]
-    TooManyParameters { n_parameters: usize, limit: usize },
+    /// `what` is the request, or the name of the JSON that has them.
+    #[error("{what} has {n_parameters} parameters: must have at most {limit}")]
+    TooManyParameters {
+        what: String,
+        n_parameters: usize,
+        limit: usize,
+    },
+    #[error("parameter 'sampling_parameters' = {value}: must be a string with a JSON object")]
+    SamplingKind { value: String },
+    /// A default of the model configuration that no request of this model could have.
+    #[error(
+        "config parameter 'sampling_parameters': '{name}' = {value}: must be at most n_ctx = {n_ctx}"
+    )]
+    DefaultAboveContext {
+        name: &'static str,
+        value: u32,
+        n_ctx: u32,
+    },
     #[error(transparent)]
     Parameter(#[from] ParameterError),
     #[error("parameter 'min_tokens' = {min_tokens}: must be at most 'max_tokens' = {max_tokens}")]

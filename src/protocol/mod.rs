@@ -47,6 +47,8 @@ pub enum ParamValue {
 }
 
 /// A request as it came off the wire: the elements of each input that was sent.
+///
+/// An optional input without elements counts as not sent: shape [0] is how some clients leave it out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RawRequest {
     pub text_input: Option<Vec<Vec<u8>>>,
@@ -87,6 +89,8 @@ pub struct RequestLimits {
 
 /// Reads a request, or says in one sentence what is wrong with it.
 ///
+/// The caller has checked `defaults` against `limits` with [`Settings::check`].
+///
 /// A setting is taken from the first of these that gives it: a request
 /// parameter, the `stop` input, the `sampling_parameters` (or `parameters`)
 /// input, `defaults`. Unknown names are errors if `strict`, else ignored; a
@@ -119,9 +123,6 @@ fn settings(
     strict: bool,
 ) -> Result<Settings, RequestError> {
     let mut settings = defaults.clone();
-    // The defaults were read before the context's length was known.
-    settings.max_tokens = settings.max_tokens.map(|n| n.min(limits.n_ctx));
-    settings.sampling.min_tokens = settings.sampling.min_tokens.min(limits.n_ctx);
     let rules = Rules {
         n_ctx: Some(limits.n_ctx),
         strict,
@@ -135,12 +136,13 @@ fn settings(
         let pairs = parameters::json_pairs(name, &json)?;
         given.extend(table.read(&mut settings, pairs, &rules)?);
     }
-    if let Some(elements) = raw.stop.take() {
+    if let Some(elements) = raw.stop.take().filter(|elements| !elements.is_empty()) {
         let stop = stop_input(elements)?;
         given.extend(table.read(&mut settings, [("stop".to_owned(), stop)], &rules)?);
     }
     if others.len() > MAX_PARAMETERS {
         return Err(RequestError::TooManyParameters {
+            what: "the request".to_owned(),
             n_parameters: others.len(),
             limit: MAX_PARAMETERS,
         });
@@ -165,7 +167,6 @@ fn split_sampling(raw: &mut RawRequest) -> Result<Split, RequestError> {
         ("parameters", raw.parameters_input.take()),
     ] {
         match input {
-            // Shape [0] is how some clients leave an optional input out.
             None => {}
             Some(elements) if elements.is_empty() => {}
             Some(elements) => {
@@ -178,6 +179,10 @@ fn split_sampling(raw: &mut RawRequest) -> Result<Split, RequestError> {
         match value {
             ParamValue::String(json) if name == "sampling_parameters" => {
                 found.push(("sampling_parameters", json));
+            }
+            value if name == "sampling_parameters" => {
+                let value = Given::from(value).shown();
+                return Err(RequestError::SamplingKind { value });
             }
             value => others.push((name, value)),
         }

@@ -77,6 +77,21 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Checks defaults once the context's length is known, which it is not when they are read.
+    pub fn check(&self, n_ctx: u32) -> Result<(), RequestError> {
+        for (name, value) in [
+            ("max_tokens", self.max_tokens.unwrap_or(0)),
+            ("min_tokens", self.sampling.min_tokens),
+        ] {
+            if value > n_ctx {
+                return Err(RequestError::DefaultAboveContext { name, value, n_ctx });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What a request that says nothing gets: the model configuration's `sampling_parameters`.
 pub type RequestDefaults = Settings;
 
@@ -300,6 +315,7 @@ pub(crate) fn json_pairs(
     let members = json::object(text).map_err(|source| RequestError::Json { name, source })?;
     if members.len() > MAX_PARAMETERS {
         return Err(RequestError::TooManyParameters {
+            what: format!("'{name}'"),
             n_parameters: members.len(),
             limit: MAX_PARAMETERS,
         });

@@ -323,6 +323,14 @@ impl<T> Kind<T> {
                 set(target, given.choice(names).ok_or_else(out_of_range)?);
             }
             Kind::Text { max_bytes, set } => {
+                if let Given::Text(text) = given
+                    && text.len() > *max_bytes
+                {
+                    return Err(Refusal {
+                        value: format!("a text of {} bytes", text.len()),
+                        expected: self.range(n_ctx),
+                    });
+                }
                 set(target, given.text(*max_bytes).ok_or_else(out_of_range)?);
             }
             Kind::StopStrings { set } => {
@@ -418,7 +426,8 @@ impl Given {
         }
     }
 
-    fn shown(&self) -> String {
+    /// What an error calls it.
+    pub(super) fn shown(&self) -> String {
         match self {
             Given::Whole(whole) => whole.to_string(),
             // Debug, since Display writes 1e300 with all its zeros.

@@ -1,8 +1,10 @@
 //! Model files, contexts and sampling, on a tiny model that the test itself writes.
 //!
-//! Where the demo model lies in `triton_repo`, its known answers are checked too.
+//! The known answers of the demo model in `triton_repo` are checked too.
 
 mod demo;
 mod files;
+mod keys;
 mod running;
+mod vocabularies;
 mod writer;

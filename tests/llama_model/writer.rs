@@ -8,6 +8,7 @@ use std::path::PathBuf;
 pub enum Value {
     U32(u32),
     U16(u16),
+    U64(u64),
     F32(f32),
     Bool(bool),
     Text(String),
@@ -88,6 +89,10 @@ pub fn put(out: &mut Vec<u8>, value: &Value) {
         }
         Value::U16(n) => {
             out.extend(2u32.to_le_bytes());
+            out.extend(n.to_le_bytes());
+        }
+        Value::U64(n) => {
+            out.extend(10u32.to_le_bytes());
             out.extend(n.to_le_bytes());
         }
         Value::F32(n) => {

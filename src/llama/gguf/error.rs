@@ -45,7 +45,7 @@ pub enum Problem {
     Value {
         what: String,
         found: String,
-        expected: &'static str,
+        expected: String,
     },
     #[error("key '{key}' occurs twice")]
     DuplicateKey { key: String },
@@ -74,10 +74,10 @@ impl From<io::Error> for Problem {
 }
 
 /// A value that is not what it must be.
-pub(super) fn value(what: &str, found: impl ToString, expected: &'static str) -> Problem {
+pub(super) fn value(what: &str, found: impl ToString, expected: impl Into<String>) -> Problem {
     Problem::Value {
         what: what.to_owned(),
         found: found.to_string(),
-        expected,
+        expected: expected.into(),
     }
 }

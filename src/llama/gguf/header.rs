@@ -1,15 +1,17 @@
 //! The keys of a header, and what a model must say in them.
 //!
 //! Used by [`ModelFile`] alone. What is missing or out of range here would make llama.cpp assert, or
-//! fail without a reason.
+//! fail without a reason; `architecture` and `vocabulary` hold the checks of their keys.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::ModelFile;
+use super::architecture::{Keys, Lengths};
 use super::error::{Problem, value};
 use super::source::{ARRAY, MAX_KEPT, Metadata, STRING, Source};
-use super::vocabulary::{self, VocabularyProblem};
-use super::{ModelFile, tensors};
+use super::tensors::{self, POSITIONS};
+use super::vocabulary::{self, Tokens};
 
 /// The limits: far above any real model, far below what would exhaust memory.
 const MAX_KEYS: u64 = 65_536;
@@ -22,41 +24,14 @@ const MAX_LAYERS: u64 = MAX_KEPT;
 
 const DEFAULT_ALIGNMENT: u64 = 32;
 
-/// Models that turn text into vectors, need an encoder or another model beside them, or fill gaps:
-/// nothing that continues a text by itself.
-const NOT_GENERATIVE: [&str; 22] = [
-    "bert",
-    "clef",
-    "clip",
-    "dflash",
-    "dream",
-    "eagle3",
-    "eurobert",
-    "gemma-embedding",
-    "gemma4-assistant",
-    "jina-bert-v2",
-    "jina-bert-v3",
-    "llada",
-    "llada-moe",
-    "llama-embed",
-    "modern-bert",
-    "neo-bert",
-    "nomic-bert",
-    "nomic-bert-moe",
-    "rnd1",
-    "t5",
-    "t5encoder",
-    "wavtokenizer-dec",
-];
-
 /// A header as it was read, before it is known to be of a model.
 pub(super) struct Header {
     pub(super) n_bytes: u64,
     pub(super) n_tensors: u64,
+    /// Rows of the table of learned positions.
+    pub(super) n_positions: Option<u64>,
     values: HashMap<String, Metadata>,
-    n_tokens: Option<u64>,
-    vocabulary: Option<VocabularyProblem>,
-    has_all_bytes: bool,
+    tokens: Tokens,
 }
 
 impl Header {
@@ -77,16 +52,15 @@ impl Header {
         let mut header = Self {
             n_bytes: source.n_bytes(),
             n_tensors,
+            n_positions: None,
             values: HashMap::new(),
-            n_tokens: None,
-            vocabulary: None,
-            has_all_bytes: false,
+            tokens: Tokens::default(),
         };
         for _ in 0..n_keys {
             header.read_key(&mut source, with_vocabulary)?;
         }
         let alignment = header.unsigned("general.alignment")?;
-        tensors::check(
+        header.n_positions = tensors::check(
             &mut source,
             n_tensors,
             alignment.unwrap_or(DEFAULT_ALIGNMENT),
@@ -106,10 +80,7 @@ impl Header {
                 let kind = source.u32(&key)?;
                 let n_elements = source.count(&key, MAX_ARRAY_ELEMENTS)?;
                 if with_vocabulary && kind == STRING && key == vocabulary::TOKENS {
-                    self.n_tokens = Some(n_elements);
-                    let tokens = source.texts(&key, n_elements)?;
-                    self.vocabulary = vocabulary::check(&tokens).err();
-                    self.has_all_bytes = vocabulary::has_all_bytes(&tokens);
+                    self.tokens = Tokens::read(&source.texts(&key, n_elements)?);
                     Metadata::OtherArray
                 } else {
                     source.array(&key, kind, n_elements)?
@@ -149,6 +120,10 @@ impl Header {
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or_default();
+        if number >= n_shards {
+            let expected = format!("less than split.count = {n_shards}");
+            return Err(value("split.no", number, expected));
+        }
         let suffix = |index: u64| format!("-{:05}-of-{n_shards:05}.gguf", index + 1);
         let Some(stem) = name.strip_suffix(&suffix(number)) else {
             return Err(Problem::ShardName {
@@ -183,36 +158,17 @@ impl Header {
         n_tensors: u64,
     ) -> Result<ModelFile, Problem> {
         let architecture = self.text("general.architecture")?;
-        if NOT_GENERATIVE.contains(&architecture.as_str())
-            || self.values.get(&format!("{architecture}.attention.causal"))
-                == Some(&Metadata::Bool(false))
-        {
-            return Err(Problem::NotGenerative(architecture));
-        }
-        let tokenizer = self.text("tokenizer.ggml.model")?;
-        let n_tokens = self.n_tokens.unwrap_or(0);
-        if n_tokens == 0 || tokenizer == "none" || tokenizer == "no_vocab" {
-            return Err(Problem::Vocabulary(VocabularyProblem::Empty));
-        }
-        if let Some(problem) = self.vocabulary {
-            return Err(Problem::Vocabulary(problem));
-        }
-        if tokenizer == "llama" && !self.has_all_bytes {
-            return Err(Problem::Vocabulary(VocabularyProblem::MissingBytes));
-        }
-        let pre_tokenizer = self.text("tokenizer.ggml.pre").unwrap_or_default();
-        if pre_tokenizer == "whitespace" {
-            return Err(Problem::Vocabulary(VocabularyProblem::Whitespace));
-        }
-        let number = |key: &str| self.u32(&format!("{architecture}.{key}"));
-        let needed = |key: &str| match number(key)? {
-            Some(found) if found > 0 => Ok(found),
-            Some(_) => Err(value(&format!("{architecture}.{key}"), 0, "at least 1")),
-            None => Err(Problem::MissingKey {
-                key: format!("{architecture}.{key}"),
-            }),
+        let keys = Keys {
+            header: &self,
+            architecture: &architecture,
         };
-        let n_layers = needed("block_count")?;
+        keys.check_generates()?;
+        let tokenizer = self.text("tokenizer.ggml.model")?;
+        let pre_tokenizer = self.text("tokenizer.ggml.pre").unwrap_or_default();
+        self.tokens
+            .check(&tokenizer, &pre_tokenizer)
+            .map_err(Problem::Vocabulary)?;
+        let n_layers = keys.needed("block_count")?;
         if u64::from(n_layers) > MAX_LAYERS {
             let what = format!("{architecture}.block_count");
             return Err(Problem::TooMany {
@@ -221,32 +177,47 @@ impl Header {
                 limit: MAX_LAYERS,
             });
         }
-        let n_embd = needed("embedding_length")?;
-        let n_heads = self.per_layer(&format!("{architecture}.attention.head_count"), n_layers)?;
-        let n_kv_heads =
-            self.per_layer(&format!("{architecture}.attention.head_count_kv"), n_layers)?;
+        keys.check_drafting_layers(n_layers)?;
+        keys.check_experts(n_layers)?;
+        keys.check_rope_scaling()?;
+        let n_embd = keys.needed("embedding_length")?;
+        let n_heads = keys.per_layer("attention.head_count", n_layers)?;
+        let n_kv_heads = keys.per_layer("attention.head_count_kv", n_layers)?;
         let n_heads = n_heads.unwrap_or_default();
-        let head_length = n_embd / n_heads.first().copied().unwrap_or(1).max(1);
+        let n_kv_heads = n_kv_heads.unwrap_or_else(|| n_heads.clone());
+        keys.check_kv_heads(&n_heads, &n_kv_heads)?;
+        let first = n_heads.first().copied().unwrap_or(0);
+        let head_length = n_embd / first.max(1);
+        let lengths = Lengths {
+            key: keys.number("attention.key_length")?.unwrap_or(head_length),
+            value: keys
+                .number("attention.value_length")?
+                .unwrap_or(head_length),
+        };
+        keys.check_heads(lengths, first)?;
+        let max_positions = match self.n_positions {
+            Some(found @ 0..2) => {
+                return Err(value(&format!("rows of {POSITIONS}"), found, "at least 2"));
+            }
+            n_positions => n_positions.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+        };
         Ok(ModelFile {
             shards,
             n_bytes,
             n_tensors,
             n_layers,
-            n_embd,
             n_heads: n_heads.iter().copied().max().unwrap_or(0),
-            n_kv_heads: n_kv_heads.unwrap_or(n_heads),
-            key_length: number("attention.key_length")?.unwrap_or(head_length),
-            value_length: number("attention.value_length")?.unwrap_or(head_length),
-            n_ctx_train: number("context_length")?.unwrap_or(0),
+            n_kv_heads,
+            key_length: lengths.key,
+            value_length: lengths.value,
+            max_positions,
             pre_tokenizer,
             tokenizer,
-            n_tokens,
-            has_chat_template: self.text("tokenizer.chat_template").is_ok(),
             architecture,
         })
     }
 
-    fn text(&self, key: &str) -> Result<String, Problem> {
+    pub(super) fn text(&self, key: &str) -> Result<String, Problem> {
         match self.values.get(key) {
             Some(Metadata::Text(text)) => Ok(text.clone()),
             Some(other) => Err(value(key, format!("{other:?}"), "a string")),
@@ -266,7 +237,14 @@ impl Header {
         }
     }
 
-    fn u32(&self, key: &str) -> Result<Option<u32>, Problem> {
+    pub(super) fn flag(&self, key: &str) -> Option<bool> {
+        match self.values.get(key) {
+            Some(Metadata::Bool(flag)) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    pub(super) fn u32(&self, key: &str) -> Result<Option<u32>, Problem> {
         let Some(number) = self.unsigned(key)? else {
             return Ok(None);
         };
@@ -279,7 +257,7 @@ impl Header {
     }
 
     /// A number for each layer, written as one number or as an array.
-    fn per_layer(&self, key: &str, n_layers: u32) -> Result<Option<Vec<u32>>, Problem> {
+    pub(super) fn per_layer(&self, key: &str, n_layers: u32) -> Result<Option<Vec<u32>>, Problem> {
         if let Some(Metadata::Integers(numbers)) = self.values.get(key) {
             let numbers: Option<Vec<_>> = numbers
                 .iter()

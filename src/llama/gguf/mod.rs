@@ -1,9 +1,12 @@
 //! Reads a GGUF file's header and checks it before llama.cpp sees the file.
 //!
 //! Called where a model is loaded, on any thread. llama.cpp answers some damaged files with an
-//! assertion, which ends the process, and others with a null pointer; here every fault has a name.
-//! Weights are not read.
+//! assertion, which ends the process, and others with a null pointer. Here a fault has a name if it is
+//! in the structure of the file, the vocabulary, or a key that llama.cpp asserts for every
+//! architecture; what one architecture asserts of its own keys and shapes is left to it. Weights are
+//! not read.
 
+mod architecture;
 mod error;
 mod header;
 mod source;
@@ -28,21 +31,19 @@ pub struct ModelFile {
     pub n_tensors: u64,
     pub architecture: String,
     pub n_layers: u32,
-    pub n_embd: u32,
     /// Attention heads of the layer that has most.
     pub n_heads: u32,
     /// One for each layer.
     pub n_kv_heads: Vec<u32>,
     pub key_length: u32,
     pub value_length: u32,
-    /// Tokens that the model was trained on; 0 where the file does not say.
-    pub n_ctx_train: u32,
+    /// The positions that the model has learned, each a row of a table: a context must not be longer.
+    /// `None` where positions are computed.
+    pub max_positions: Option<u32>,
     /// The kind of tokenizer: `llama`, `gpt2`...
     pub tokenizer: String,
     /// The kind of splitting before byte pairs are merged, empty where there is none.
     pub pre_tokenizer: String,
-    pub n_tokens: u64,
-    pub has_chat_template: bool,
 }
 
 impl ModelFile {
@@ -52,7 +53,7 @@ impl ModelFile {
             file: path.to_owned(),
             problem,
         };
-        let header = Header::read(path, true).map_err(fail)?;
+        let mut header = Header::read(path, true).map_err(fail)?;
         let shards = header.shards(path).map_err(fail)?;
         let mut n_bytes = header.n_bytes;
         let mut n_tensors = header.n_tensors;
@@ -67,11 +68,12 @@ impl ModelFile {
                 return Err(fail(Problem::Value {
                     what: "split.no".to_owned(),
                     found: found.map_or("nothing".to_owned(), |found| found.to_string()),
-                    expected: "the number in the file's name less 1",
+                    expected: "the number in the file's name less 1".to_owned(),
                 }));
             }
             n_bytes += other.n_bytes;
             n_tensors += other.n_tensors;
+            header.n_positions = header.n_positions.or(other.n_positions);
         }
         header.model(shards, n_bytes, n_tensors).map_err(fail)
     }

@@ -8,8 +8,17 @@ use super::source::Source;
 const MAX_NAME_BYTES: u64 = 63;
 const MAX_DIMENSIONS: u64 = 4;
 
+/// The tensor with a row for each position, where positions are learned.
+pub(super) const POSITIONS: &str = "tensor 'position_embd.weight'";
+
 /// Reads the table, which `source` stands before; checks it against the size of the file.
-pub(super) fn check(source: &mut Source, n_tensors: u64, alignment: u64) -> Result<(), Problem> {
+///
+/// Returns the rows of [`POSITIONS`], if it is there: ggml asserts that a position has one.
+pub(super) fn check(
+    source: &mut Source,
+    n_tensors: u64,
+    alignment: u64,
+) -> Result<Option<u64>, Problem> {
     if !alignment.is_power_of_two() || alignment > 1 << 20 {
         return Err(value(
             "general.alignment",
@@ -19,8 +28,17 @@ pub(super) fn check(source: &mut Source, n_tensors: u64, alignment: u64) -> Resu
     }
     let mut tensors = Vec::new();
     let mut end = 0u64;
+    let mut n_positions = None;
     for _ in 0..n_tensors {
-        let (what, n_bytes, offset) = read_tensor(source)?;
+        let Tensor {
+            what,
+            n_rows,
+            n_bytes,
+            offset,
+        } = read_tensor(source)?;
+        if what == POSITIONS {
+            n_positions = Some(n_rows);
+        }
         if offset != end {
             let what = format!("offset of {what}");
             return Err(value(&what, offset, "the padded end of the tensor before"));
@@ -46,11 +64,19 @@ pub(super) fn check(source: &mut Source, n_tensors: u64, alignment: u64) -> Resu
             });
         }
     }
-    Ok(())
+    Ok(n_positions)
 }
 
-/// An entry of the tensor table: what it is, its bytes, its offset in the data.
-fn read_tensor(source: &mut Source) -> Result<(String, u64, u64), Problem> {
+/// An entry of the tensor table.
+struct Tensor {
+    what: String,
+    n_rows: u64,
+    n_bytes: u64,
+    /// In the data.
+    offset: u64,
+}
+
+fn read_tensor(source: &mut Source) -> Result<Tensor, Problem> {
     let name = source.text("a tensor's name")?;
     let what = format!("tensor '{name}'");
     if name.len() as u64 > MAX_NAME_BYTES {
@@ -78,7 +104,12 @@ fn read_tensor(source: &mut Source) -> Result<(String, u64, u64), Problem> {
     let kind = source.u32(&what)?;
     let n_bytes = tensor_bytes(&what, kind, &shape)?;
     let offset = source.u64(&what)?;
-    Ok((what, n_bytes, offset))
+    Ok(Tensor {
+        what,
+        n_rows: shape.get(1).copied().unwrap_or(1),
+        n_bytes,
+        offset,
+    })
 }
 
 /// The bytes of a tensor, by ggml's table of types.
