@@ -3,6 +3,8 @@
 //! Called by the exports, on Triton's threads. Reads the configuration and the
 //! files it names, starts one engine per device, and hands requests to it.
 
+mod start;
+
 use std::collections::HashMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,22 +12,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::config::{self, Device, ModelConfig, Parameters};
+use crate::config::{self, Device, ModelConfig};
 use crate::delivery::Delivery;
-use crate::engine::Limits;
-use crate::intake::{Intake, Reading};
-use crate::llama::{self, CacheType, ChatTemplate, ContextParams, FlashAttention, LoadParams};
-use crate::memory;
-use crate::protocol::{RequestError, RequestLimits};
+use crate::intake::Intake;
+use crate::llama;
+use crate::protocol::RequestError;
 use crate::triton::{
     self, Attached, Backend, Code, Error, Instance, InstanceKind, Request, Responder, panic_text,
     stop_at_exit,
 };
 
-/// Tokens of KV cache where the configuration leaves it to us and memory allows.
-const MAX_AUTOMATIC_N_CTX: u32 = 32_768;
-/// KV caches are made of multiples of this many cells.
-const N_CTX_STEP: u32 = 256;
+use start::EnginePlan;
+
 /// Bytes of a chat template's file.
 const MAX_TEMPLATE_BYTES: u64 = 1024 * 1024;
 
@@ -316,239 +314,6 @@ fn is_later_shard(path: &Path) -> bool {
     parts.is_some_and(|(number, count)| is_number(number) && is_number(count) && number != "00001")
 }
 
-/// What an engine is started from.
-struct EnginePlan<'a> {
-    config: &'a ModelConfig,
-    folder: &'a Path,
-    path: &'a Path,
-    n_slots: usize,
-}
-
-impl EnginePlan<'_> {
-    fn start(
-        &self,
-        device: Device,
-        is_serving: Box<dyn Fn() -> bool + Send>,
-        delivery: &Arc<Delivery>,
-    ) -> Result<Intake, LoadError> {
-        let parameters = &self.config.parameters;
-        let weights = Arc::new(llama::Model::load(
-            self.path,
-            &load_params(parameters, device),
-        )?);
-        let template = self.template(&weights)?;
-        let n_parts = self.n_parts();
-        let n_cells = self.n_cells(&weights, device)?;
-        // A part is rounded up to the cache's step, so that it holds two tokens at least.
-        let n_ctx = (n_cells / n_parts).max(2);
-        parameters.sampling_parameters.check(n_ctx)?;
-        let context = context_params(parameters, device, self.n_slots, n_cells);
-        let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
-        let limits = Limits {
-            n_slots: self.n_slots,
-            n_cells: runner.n_cells(),
-            n_ctx: n_ctx as usize,
-            n_batch: runner.n_batch(),
-            max_queue: parameters.max_queue_size as usize,
-        };
-        log::info!(
-            "model '{}': n_ctx = {n_ctx} tokens {} {} slots, n_batch = {}, {} threads",
-            self.config.name,
-            if parameters.kv_unified {
-                "shared by"
-            } else {
-                "for each of"
-            },
-            limits.n_slots,
-            limits.n_batch,
-            runner.n_threads(),
-        );
-        let reading = Reading {
-            model_name: self.config.name.clone(),
-            defaults: parameters.sampling_parameters.clone(),
-            limits: RequestLimits {
-                n_ctx,
-                max_prompt_bytes: parameters.max_prompt_bytes,
-            },
-            strict: parameters.strict_parameters,
-            template,
-            weights,
-        };
-        Ok(Intake::start(
-            reading, limits, runner, is_serving, delivery,
-        )?)
-    }
-
-    /// The chat template: the configuration's, else the model's own, else ChatML.
-    fn template(&self, weights: &llama::Model) -> Result<ChatTemplate, LoadError> {
-        let parameters = &self.config.parameters;
-        let from_file;
-        let source = if let Some(path) = &parameters.chat_template_file {
-            from_file = read_template(&self.folder.join(path))?;
-            &from_file
-        } else if let Some(source) = &parameters.chat_template {
-            source
-        } else if let Some(source) = weights.chat_template() {
-            source
-        } else {
-            log::warn!(
-                "model '{}': the file has no chat template, ChatML is used: \
-                 set 'chat_template' or 'chat_template_file' to change that",
-                self.config.name
-            );
-            llama::CHATML
-        };
-        Ok(ChatTemplate::new(
-            source,
-            weights.bos_text(),
-            weights.eos_text(),
-        )?)
-    }
-
-    /// The equal parts that the KV cache is made of.
-    fn n_parts(&self) -> u32 {
-        match self.config.parameters.kv_unified {
-            true => 1,
-            false => self.n_slots as u32,
-        }
-    }
-
-    /// The tokens of the KV cache: as configured, else what model and memory allow.
-    fn n_cells(&self, weights: &llama::Model, device: Device) -> Result<u32, LoadError> {
-        let parameters = &self.config.parameters;
-        let file = weights.file();
-        let mut cell_bytes = file.kv_bytes_per_cell(
-            cache_type(parameters.cache_type_k),
-            cache_type(parameters.cache_type_v),
-        );
-        let n_parts = self.n_parts();
-        if flash_attention(parameters, device) == FlashAttention::Off {
-            // A step computes the scores of one part's cells.
-            cell_bytes += file.score_bytes_per_cell(parameters.n_ubatch.div_ceil(n_parts));
-        }
-        let available = memory::available_bytes();
-        let max_positions = weights.file().max_positions;
-        if parameters.n_ctx == 0 {
-            // Half of what is free: the rest is for computing, and for other models.
-            let affordable = available.map_or(u64::MAX, |bytes| {
-                bytes / 2 / cell_bytes.max(1) / u64::from(n_parts)
-            });
-            let n_ctx = automatic_n_ctx(weights.n_ctx_train(), affordable, max_positions);
-            if u64::from(n_ctx) > affordable.saturating_sub(u64::from(N_CTX_STEP)) {
-                log::warn!(
-                    "model '{}': n_ctx = {n_ctx} is all that half of the free memory allows",
-                    self.config.name
-                );
-            }
-            return Ok(n_ctx.saturating_mul(n_parts));
-        }
-        check_positions(parameters.n_ctx / n_parts, max_positions)?;
-        let needed = cell_bytes.saturating_mul(u64::from(parameters.n_ctx));
-        match available {
-            Some(available) if needed > available => Err(LoadError::KvCache {
-                n_ctx: parameters.n_ctx,
-                needed,
-                available,
-            }),
-            _ => Ok(parameters.n_ctx),
-        }
-    }
-}
-
-fn automatic_n_ctx(trained: u32, affordable: u64, max_positions: Option<u32>) -> u32 {
-    let trained = trained.clamp(N_CTX_STEP, MAX_AUTOMATIC_N_CTX);
-    let n_ctx = u64::from(trained)
-        .min(affordable)
-        .max(u64::from(N_CTX_STEP));
-    let n_ctx = u32::try_from(n_ctx).unwrap_or(trained) / N_CTX_STEP * N_CTX_STEP;
-    max_positions.map_or(n_ctx, |limit| n_ctx.min(limit))
-}
-
-/// ggml asserts that a position has its row in the table of learned ones.
-fn check_positions(n_ctx: u32, max_positions: Option<u32>) -> Result<(), LoadError> {
-    match max_positions {
-        Some(max_positions) if n_ctx > max_positions => Err(LoadError::Positions {
-            n_ctx,
-            max_positions,
-        }),
-        _ => Ok(()),
-    }
-}
-
-fn read_template(path: &Path) -> Result<String, LoadError> {
-    let unreadable = |source| LoadError::File {
-        path: path.to_owned(),
-        source,
-    };
-    // Opening a pipe would wait for its writer.
-    let metadata = fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(unreadable(std::io::Error::other("it is no regular file")));
-    }
-    if metadata.len() > MAX_TEMPLATE_BYTES {
-        return Err(LoadError::TemplateTooLong {
-            path: path.to_owned(),
-            n_bytes: metadata.len(),
-        });
-    }
-    fs::read_to_string(path).map_err(unreadable)
-}
-
-fn load_params(parameters: &Parameters, device: Device) -> LoadParams {
-    let (n_gpu_layers, main_gpu) = match device {
-        Device::Cpu => (Some(0), None),
-        Device::Gpu(index) => (parameters.n_gpu_layers, Some(index)),
-    };
-    LoadParams {
-        use_mmap: parameters.use_mmap,
-        use_mlock: parameters.use_mlock,
-        n_gpu_layers,
-        main_gpu,
-        vocab_only: false,
-    }
-}
-
-/// On a CPU the fused kernel is the slower one, and it sums in f16 in the order of
-/// the cells, which other requests decide: auto leaves it out where it can.
-fn flash_attention(parameters: &Parameters, device: Device) -> FlashAttention {
-    match parameters.flash_attn {
-        config::FlashAttn::On => FlashAttention::On,
-        config::FlashAttn::Off => FlashAttention::Off,
-        config::FlashAttn::Auto if device == Device::Cpu => {
-            match parameters.cache_type_v.is_quantized() {
-                true => FlashAttention::On,
-                false => FlashAttention::Off,
-            }
-        }
-        config::FlashAttn::Auto => FlashAttention::Auto,
-    }
-}
-
-fn context_params(
-    parameters: &Parameters,
-    device: Device,
-    n_slots: usize,
-    n_cells: u32,
-) -> ContextParams {
-    ContextParams {
-        n_slots,
-        n_cells: n_cells as usize,
-        kv_unified: parameters.kv_unified,
-        n_batch: parameters.n_batch as usize,
-        n_ubatch: parameters.n_ubatch as usize,
-        n_threads: parameters.n_threads,
-        n_threads_batch: parameters.n_threads_batch,
-        type_k: cache_type(parameters.cache_type_k),
-        type_v: cache_type(parameters.cache_type_v),
-        flash_attention: flash_attention(parameters, device),
-        offload_kqv: true,
-    }
-}
-
-fn cache_type(configured: config::CacheType) -> CacheType {
-    CacheType::from_name(configured.as_str()).expect("both tables have llama.cpp's names")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -563,34 +328,5 @@ mod tests {
         check("/m/1/model-00002-of-00002.gguf", true);
         check("/m/1/best-of-3.gguf", false);
         check("/m/1/2-of-3.gguf", false);
-    }
-
-    #[test]
-    fn a_context_is_no_longer_than_the_positions_learned() {
-        assert!(check_positions(1 << 24, None).is_ok());
-        assert!(check_positions(1024, Some(1024)).is_ok());
-        let error = check_positions(1025, Some(1024)).map_err(|error| error.to_string());
-        let text = "config parameter 'n_ctx' = 1025: must be at most 1024, the positions that this \
-                    model has learned";
-        assert_eq!(error, Err(text.to_owned()));
-        for (trained, affordable, max_positions, expected) in [
-            (1 << 20, u64::MAX, None, MAX_AUTOMATIC_N_CTX),
-            (1000, u64::MAX, None, 768),
-            (4096, 1000, None, 768),
-            (4096, 0, None, N_CTX_STEP),
-            (1000, u64::MAX, Some(1000), 768),
-            (100, u64::MAX, Some(100), 100),
-        ] {
-            let n_ctx = automatic_n_ctx(trained, affordable, max_positions);
-            assert_eq!(n_ctx, expected, "{trained} {affordable} {max_positions:?}");
-        }
-    }
-
-    #[test]
-    fn every_configured_cache_type_is_known() {
-        for configured in config::CacheType::ALL {
-            let name = configured.as_str();
-            assert!(CacheType::from_name(name).is_some(), "{name}");
-        }
     }
 }
