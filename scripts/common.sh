@@ -13,9 +13,9 @@ mkdir -p "$BUILD"
 if [[ "${PORTABLE:-0}" != 1 && "${RUSTFLAGS:-}" != *target-cpu=* ]]; then
   export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C target-cpu=native"
 fi
-if [[ -d "$HOME/.cargo/bin" && ":$PATH:" != *":$HOME/.cargo/bin:"* ]]; then
-  export PATH="$PATH:$HOME/.cargo/bin"
-fi
+# First, as a distribution's cargo may be too old, and there or not: a script
+# that has sourced this may call setup.sh, which installs rustup.
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" | if [[ -t 1 ]]; then cat; else sed $'s/\033[^m]*m//g'; fi; }
 

@@ -14,13 +14,21 @@ REQUIREMENTS="$ROOT/tests/e2e/requirements.txt"
 with_tests=0
 [[ "${1:-}" == --tests ]] && with_tests=1
 
-has_libclang() {
-  [[ -n "${LIBCLANG_PATH:-}" ]] && return 0
+# True if one of these files exists.
+any_exists() {
   local file
-  for file in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so*; do
+  for file in "$@"; do
     [[ -e "$file" ]] && return 0
   done
   return 1
+}
+
+# True if bindgen will find libclang, and libclang its own headers. The folders
+# are those that bindgen searches, and libclang-cpp.so is not the library.
+has_libclang() {
+  [[ -n "${LIBCLANG_PATH:-}" ]] && return 0
+  any_exists /usr/{lib*,lib*/*,lib*/*/*,local/lib*,local/lib*/*,local/lib*/*/*,local/llvm*/lib*}/libclang{,-[0-9]*}.so* &&
+    any_exists /usr/{lib*,lib*/llvm*/lib*,local/lib*,local/llvm*/lib*}/clang/*/include/stddef.h
 }
 
 # Prints a Python from 3.9 on that can make virtual environments.
@@ -91,8 +99,22 @@ install_rust() {
   confirm "$what. Install the current Rust for this user with rustup (https://rustup.rs)?" ||
     die "$what" "Install Rust from https://rustup.rs, then run this again."
   run_step setup-rust.log "Installing Rust with rustup" rustup_install
-  export PATH="$HOME/.cargo/bin:$PATH"
+  hash -r # forget where an older cargo was
   has_cargo || die "cargo is still not usable after rustup ran" "See $BUILD/setup-rust.log"
+}
+
+# What `make test` calls besides cargo; a minimal toolchain lacks them.
+install_components() {
+  local missing=() what
+  cargo fmt --version >/dev/null 2>&1 || missing+=(rustfmt)
+  cargo clippy --version >/dev/null 2>&1 || missing+=(clippy)
+  ((${#missing[@]})) || return 0
+  what="the tests need ${missing[*]}, which $(cargo --version) lacks"
+  command -v rustup >/dev/null ||
+    die "$what" "Install them from where cargo came, or Rust from https://rustup.rs."
+  confirm "${what^}. Install with rustup?" ||
+    die "$what" "Install with: rustup component add ${missing[*]}"
+  run_step setup-rust.log "Installing ${missing[*]} with rustup" rustup component add "${missing[@]}"
 }
 
 make_venv() {
@@ -137,5 +159,6 @@ fetch_test_requirements() {
 
 install_packages
 install_rust
+if ((with_tests)); then install_components; fi
 fetch_server
 if ((with_tests)); then fetch_test_requirements; fi
