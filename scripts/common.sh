@@ -35,6 +35,18 @@ confirm() {
   [[ -z "$answer" || "$answer" == [yY]* ]]
 }
 
+# How stop_step sends a signal; what runs under sudo wants sudo for it.
+step_kill=(kill)
+
+# Ends the step whose process group is $1, and this script with it. Called by a trap.
+# shellcheck disable=SC2317
+stop_step() {
+  trap '' INT TERM HUP
+  "${step_kill[@]}" -TERM -- "-$1" 2>/dev/null || true
+  wait "$1" 2>/dev/null || true
+  exit 130
+}
+
 # run_step LOG TITLE COMMAND...: runs COMMAND with its output in build/LOG and
 # shows how long it has taken and its latest line: every second on a terminal,
 # every half minute elsewhere. On failure the end of the log is shown.
@@ -42,9 +54,13 @@ run_step() {
   local log="$BUILD/$1" title="$2" start=$SECONDS pid status=0 shown=0 elapsed line
   shift 2
   say "$title"
+  # A process group of its own, so that a signal can end all of it: background
+  # jobs ignore Ctrl-C otherwise, and cargo's compilers outlive cargo.
+  set -m
   "$@" >"$log" 2>&1 </dev/null &
   pid=$!
-  trap 'kill "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; exit 130' INT TERM HUP
+  set +m
+  trap 'stop_step "$pid"' INT TERM HUP
   while kill -0 "$pid" 2>/dev/null; do
     sleep 0.2
     elapsed=$((SECONDS - start))

@@ -44,8 +44,9 @@ find_python() {
   return 1
 }
 
+# -n: a step that runs in the background cannot ask for a password.
 as_root() {
-  if (($(id -u) == 0)); then "$@"; else sudo "$@"; fi
+  if (($(id -u) == 0)); then "$@"; else sudo -n "$@"; fi
 }
 
 apt_install() {
@@ -75,8 +76,10 @@ install_packages() {
     confirm "Missing packages: ${missing[*]}. Install them with sudo?" ||
       die "these packages are missing: ${missing[*]}" "Install them with: sudo $command"
     sudo -v # asks for the password here, where it can be seen
+    step_kill=(sudo -n kill)
   fi
   run_step setup-apt.log "Installing ${missing[*]}" apt_install "${missing[@]}"
+  step_kill=(kill)
 }
 
 # True if cargo is at least the version that Cargo.toml asks for.
