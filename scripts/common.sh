@@ -84,6 +84,12 @@ run_step() {
   fi
 }
 
+if [[ -n "${TRITONSERVER:-}" ]]; then
+  [[ -f "$TRITONSERVER" && -x "$TRITONSERVER" ]] ||
+    die "TRITONSERVER is '$TRITONSERVER': not a program that can be run"
+  TRITONSERVER="$(realpath "$TRITONSERVER")"
+fi
+
 # Prints the tritonserver program to use; fails if there is none yet.
 find_tritonserver() {
   local program
