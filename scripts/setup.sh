@@ -7,7 +7,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 SERVER_WHEEL="nvidia-pytriton==0.7.0" # carries tritonserver 2.51.0
-# Older stock servers that the tests load the backend into: 2.41.0 and 2.44.0.
+# Older stock servers that the tests also load the backend into: 2.41.0 and 2.44.0.
 OLDER_SERVER_WHEELS=("nvidia-pytriton==0.5.0" "nvidia-pytriton==0.5.5")
 REQUIREMENTS="$ROOT/tests/e2e/requirements.txt"
 
@@ -144,13 +144,15 @@ fetch_server() {
 }
 
 fetch_test_requirements() {
-  local stamp="$VENV/.requirements" wheel folder
+  local stamp="$VENV/.requirements" wheels=("${OLDER_SERVER_WHEELS[@]}") wheel folder
   make_venv
   if ! cmp -s "$REQUIREMENTS" "$stamp"; then
     run_step setup-tests.log "Installing the Python packages of the tests" pip install -r "$REQUIREMENTS"
     cp "$REQUIREMENTS" "$stamp"
   fi
-  for wheel in "${OLDER_SERVER_WHEELS[@]}"; do
+  # Where the machine has a server of its own, the stock one is not there yet.
+  any_exists "$VENV"/lib/python3*/site-packages/pytriton/tritonserver/bin/tritonserver || wheels+=("$SERVER_WHEEL")
+  for wheel in "${wheels[@]}"; do
     folder="$VENV/servers/${wheel##*==}"
     if [[ ! -x "$folder/pytriton/tritonserver/bin/tritonserver" ]]; then
       run_step setup-servers.log "Fetching the stock tritonserver of $wheel for the tests" \
