@@ -13,9 +13,9 @@ mkdir -p "$BUILD"
 if [[ "${PORTABLE:-0}" != 1 && "${RUSTFLAGS:-}" != *target-cpu=* ]]; then
   export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C target-cpu=native"
 fi
-if [[ -d "$HOME/.cargo/bin" && ":$PATH:" != *":$HOME/.cargo/bin:"* ]]; then
-  export PATH="$PATH:$HOME/.cargo/bin"
-fi
+# First, as a distribution's cargo may be too old, and there or not: a script
+# that has sourced this may call setup.sh, which installs rustup.
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" | if [[ -t 1 ]]; then cat; else sed $'s/\033[^m]*m//g'; fi; }
 
@@ -35,6 +35,18 @@ confirm() {
   [[ -z "$answer" || "$answer" == [yY]* ]]
 }
 
+# How stop_step sends a signal; what runs under sudo wants sudo for it.
+step_kill=(kill)
+
+# Ends the step whose process group is $1, and this script with it. Called by a trap.
+# shellcheck disable=SC2317
+stop_step() {
+  trap '' INT TERM HUP
+  "${step_kill[@]}" -TERM -- "-$1" 2>/dev/null || true
+  wait "$1" 2>/dev/null || true
+  exit 130
+}
+
 # run_step LOG TITLE COMMAND...: runs COMMAND with its output in build/LOG and
 # shows how long it has taken and its latest line: every second on a terminal,
 # every half minute elsewhere. On failure the end of the log is shown.
@@ -42,9 +54,13 @@ run_step() {
   local log="$BUILD/$1" title="$2" start=$SECONDS pid status=0 shown=0 elapsed line
   shift 2
   say "$title"
+  # A process group of its own, so that a signal can end all of it: background
+  # jobs ignore Ctrl-C otherwise, and cargo's compilers outlive cargo.
+  set -m
   "$@" >"$log" 2>&1 </dev/null &
   pid=$!
-  trap 'kill "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; exit 130' INT TERM HUP
+  set +m
+  trap 'stop_step "$pid"' INT TERM HUP
   while kill -0 "$pid" 2>/dev/null; do
     sleep 0.2
     elapsed=$((SECONDS - start))
@@ -67,6 +83,12 @@ run_step() {
     die "this step failed with status $status: $title" "The whole log is $log"
   fi
 }
+
+if [[ -n "${TRITONSERVER:-}" ]]; then
+  [[ -f "$TRITONSERVER" && -x "$TRITONSERVER" ]] ||
+    die "TRITONSERVER is '$TRITONSERVER': not a program that can be run"
+  TRITONSERVER="$(realpath "$TRITONSERVER")"
+fi
 
 # Prints the tritonserver program to use; fails if there is none yet.
 find_tritonserver() {

@@ -1,4 +1,4 @@
-"""Print "PASSED FAILED" of a pytest report. Called by scripts/test.sh."""
+"""Print "PASSED FAILED SKIPPED" of a pytest report. Called by scripts/test.sh."""
 
 import sys
 import xml.etree.ElementTree as xml
@@ -9,4 +9,4 @@ except (OSError, xml.ParseError):
     suites = []  # pytest died before it could write one
 count = {k: sum(int(s.get(k, 0)) for s in suites) for k in ("tests", "failures", "errors", "skipped")}
 bad = count["failures"] + count["errors"]
-print(count["tests"] - bad - count["skipped"], bad)
+print(count["tests"] - bad - count["skipped"], bad, count["skipped"])

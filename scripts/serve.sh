@@ -11,6 +11,9 @@ HTTP_PORT="${HTTP_PORT:-8000}"
 GRPC_PORT="${GRPC_PORT:-8001}"
 METRICS_PORT="${METRICS_PORT:-8002}"
 LOG="$BUILD/server.log"
+# Where to reach a server that listens there.
+REACH="$HOST"
+[[ "$HOST" == 0.0.0.0 ]] && REACH=127.0.0.1
 
 check_ports() {
   local name port seen=" "
@@ -21,8 +24,10 @@ check_ports() {
     fi
     [[ "$seen" != *" $port "* ]] || die "$name is $port, which another port setting uses already"
     seen+="$port "
-    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-      die "$name: port $port is taken by another program" "Choose another one, as in: make serve $name=$((port % 60000 + 100))"
+    # With a limit, as a host that is not this machine may not answer at all.
+    # shellcheck disable=SC2016
+    if timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$REACH" "$port" 2>/dev/null; then
+      die "$name: port $port of $REACH is taken by another program" "Choose another one, as in: make serve $name=$((port % 60000 + 100))"
     fi
   done
 }
@@ -72,9 +77,8 @@ server_failed() {
 }
 
 wait_until_ready() {
-  local start=$SECONDS shown=0 host="$HOST"
-  [[ "$host" == 0.0.0.0 ]] && host=127.0.0.1
-  until curl -sf -o /dev/null --max-time 5 "http://$host:$HTTP_PORT/v2/health/ready"; do
+  local start=$SECONDS shown=0
+  until curl -sf -o /dev/null --noproxy '*' --max-time 5 "http://$REACH:$HTTP_PORT/v2/health/ready"; do
     kill -0 "$server" 2>/dev/null || server_failed
     if ((SECONDS - start >= shown + 10)); then
       shown=$((SECONDS - start))
@@ -85,9 +89,11 @@ wait_until_ready() {
 }
 
 print_hints() {
-  say "Ready on http://localhost:$HTTP_PORT (gRPC $GRPC_PORT, metrics $METRICS_PORT). Try in another terminal:"
+  local name="$REACH"
+  [[ "$name" == 127.0.0.1 ]] && name=localhost
+  say "Ready on http://$name:$HTTP_PORT (gRPC $GRPC_PORT, metrics $METRICS_PORT). Try in another terminal:"
   echo
-  sed "s/localhost:8000/localhost:$HTTP_PORT/" <<'CURL'
+  sed "s/localhost:8000/$name:$HTTP_PORT/" <<'CURL'
 curl -X POST http://localhost:8000/v2/models/llm_decoupled/generate_stream \
   -H "Content-Type: application/json" \
   -H "Accept: text/event-stream" \
@@ -97,8 +103,8 @@ curl -X POST http://localhost:8000/v2/models/llm_decoupled/generate_stream \
   }'
 CURL
   echo
-  echo "pip install kubrick-cli"
-  echo "KUBRICK_TRITON_URL=localhost:$HTTP_PORT KUBRICK_TRITON_MODEL=llm_decoupled kubrick -p \"Say hello\" --provider triton"
+  echo "python3 -m venv ~/kubrick && ~/kubrick/bin/pip install kubrick-cli"
+  echo "KUBRICK_TRITON_URL=$name:$HTTP_PORT KUBRICK_TRITON_MODEL=llm_decoupled ~/kubrick/bin/kubrick -p \"Say hello\" --provider triton"
   echo
   say "The server's log is $LOG. Ctrl-C stops the server."
 }

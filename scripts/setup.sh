@@ -7,20 +7,28 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 SERVER_WHEEL="nvidia-pytriton==0.7.0" # carries tritonserver 2.51.0
-# Older stock servers that the tests load the backend into: 2.41.0 and 2.44.0.
+# Older stock servers that the tests also load the backend into: 2.41.0 and 2.44.0.
 OLDER_SERVER_WHEELS=("nvidia-pytriton==0.5.0" "nvidia-pytriton==0.5.5")
 REQUIREMENTS="$ROOT/tests/e2e/requirements.txt"
 
 with_tests=0
 [[ "${1:-}" == --tests ]] && with_tests=1
 
-has_libclang() {
-  [[ -n "${LIBCLANG_PATH:-}" ]] && return 0
+# True if one of these files exists.
+any_exists() {
   local file
-  for file in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so*; do
+  for file in "$@"; do
     [[ -e "$file" ]] && return 0
   done
   return 1
+}
+
+# True if bindgen will find libclang, and libclang its own headers. The folders
+# are those that bindgen searches, and libclang-cpp.so is not the library.
+has_libclang() {
+  [[ -n "${LIBCLANG_PATH:-}" ]] && return 0
+  any_exists /usr/{lib*,lib*/*,lib*/*/*,local/lib*,local/lib*/*,local/lib*/*/*,local/llvm*/lib*}/libclang{,-[0-9]*}.so* &&
+    any_exists /usr/{lib*,lib*/llvm*/lib*,local/lib*,local/llvm*/lib*}/clang/*/include/stddef.h
 }
 
 # Prints a Python from 3.9 on that can make virtual environments.
@@ -36,8 +44,9 @@ find_python() {
   return 1
 }
 
+# -n: a step that runs in the background cannot ask for a password.
 as_root() {
-  if (($(id -u) == 0)); then "$@"; else sudo "$@"; fi
+  if (($(id -u) == 0)); then "$@"; else sudo -n "$@"; fi
 }
 
 apt_install() {
@@ -67,8 +76,10 @@ install_packages() {
     confirm "Missing packages: ${missing[*]}. Install them with sudo?" ||
       die "these packages are missing: ${missing[*]}" "Install them with: sudo $command"
     sudo -v # asks for the password here, where it can be seen
+    step_kill=(sudo -n kill)
   fi
   run_step setup-apt.log "Installing ${missing[*]}" apt_install "${missing[@]}"
+  step_kill=(kill)
 }
 
 # True if cargo is at least the version that Cargo.toml asks for.
@@ -91,8 +102,22 @@ install_rust() {
   confirm "$what. Install the current Rust for this user with rustup (https://rustup.rs)?" ||
     die "$what" "Install Rust from https://rustup.rs, then run this again."
   run_step setup-rust.log "Installing Rust with rustup" rustup_install
-  export PATH="$HOME/.cargo/bin:$PATH"
+  hash -r # forget where an older cargo was
   has_cargo || die "cargo is still not usable after rustup ran" "See $BUILD/setup-rust.log"
+}
+
+# What `make test` calls besides cargo; a minimal toolchain lacks them.
+install_components() {
+  local missing=() what
+  cargo fmt --version >/dev/null 2>&1 || missing+=(rustfmt)
+  cargo clippy --version >/dev/null 2>&1 || missing+=(clippy)
+  ((${#missing[@]})) || return 0
+  what="the tests need ${missing[*]}, which $(cargo --version) lacks"
+  command -v rustup >/dev/null ||
+    die "$what" "Install them from where cargo came, or Rust from https://rustup.rs."
+  confirm "${what^}. Install with rustup?" ||
+    die "$what" "Install with: rustup component add ${missing[*]}"
+  run_step setup-rust.log "Installing ${missing[*]} with rustup" rustup component add "${missing[@]}"
 }
 
 make_venv() {
@@ -119,13 +144,15 @@ fetch_server() {
 }
 
 fetch_test_requirements() {
-  local stamp="$VENV/.requirements" wheel folder
+  local stamp="$VENV/.requirements" wheels=("${OLDER_SERVER_WHEELS[@]}") wheel folder
   make_venv
   if ! cmp -s "$REQUIREMENTS" "$stamp"; then
     run_step setup-tests.log "Installing the Python packages of the tests" pip install -r "$REQUIREMENTS"
     cp "$REQUIREMENTS" "$stamp"
   fi
-  for wheel in "${OLDER_SERVER_WHEELS[@]}"; do
+  # Where the machine has a server of its own, the stock one is not there yet.
+  any_exists "$VENV"/lib/python3*/site-packages/pytriton/tritonserver/bin/tritonserver || wheels+=("$SERVER_WHEEL")
+  for wheel in "${wheels[@]}"; do
     folder="$VENV/servers/${wheel##*==}"
     if [[ ! -x "$folder/pytriton/tritonserver/bin/tritonserver" ]]; then
       run_step setup-servers.log "Fetching the stock tritonserver of $wheel for the tests" \
@@ -137,5 +164,6 @@ fetch_test_requirements() {
 
 install_packages
 install_rust
+if ((with_tests)); then install_components; fi
 fetch_server
 if ((with_tests)); then fetch_test_requirements; fi

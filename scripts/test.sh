@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
-# Runs every check and test and ends with one line "N passed, M failed".
+# Runs every check and test and ends with one line "N passed, M failed", and
+# ", K skipped" if there are such.
 # Called by `make test`. Arguments go to pytest, e.g. scripts/test.sh -k wire.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+# Once what runs has ended: what handles the signal itself would not end this.
+trap 'exit 130' INT
+
 passed=0
 failed=0
+skipped=0
 failures=()
 
 fail() {
@@ -22,26 +27,33 @@ check() {
   if "$@"; then passed=$((passed + 1)); else fail 1 "$title"; fi
 }
 
-# Adds up cargo's lines "test result: ok. 3 passed; 0 failed; ...".
+# Adds up cargo's lines "test result: ok. 3 passed; 0 failed; 0 ignored; ...".
+# A program that crashed has none, but is listed at the end like the others that failed.
 cargo_tests() {
-  local log="$BUILD/cargo-test.log" status=0 ok bad
+  local log="$BUILD/cargo-test.log" status=0 ok bad ignored
   say "cargo test"
-  cargo test --release --locked 2>&1 | tee "$log" || status=$?
-  read -r ok bad < <(awk '/^test result:/ {ok += $4; bad += $6} END {print ok + 0, bad + 0}' "$log")
-  # A program that crashed or did not compile reports no failed test.
+  cargo test --release --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
+  read -r ok bad ignored < <(awk '
+    /^test result:/ {ok += $4; bad += $6; ignored += $8}
+    /^test result: FAILED/ {--crashed}
+    /^    `-/ {++crashed}
+    END {print ok + 0, bad + (crashed > 0 ? crashed : 0), ignored + 0}' "$log")
+  # What did not compile reports no failed test.
   if ((status != 0 && bad == 0)); then bad=1; fi
   passed=$((passed + ok))
+  skipped=$((skipped + ignored))
   if ((bad > 0)); then fail "$bad" "cargo test"; fi
 }
 
 server_tests() {
-  local report="$BUILD/pytest.xml" status=0 ok bad
+  local report="$BUILD/pytest.xml" status=0 ok bad left_out
   say "Tests against the real tritonserver"
   rm -f "$report"
   "$VENV/bin/python" -m pytest "$ROOT/tests/e2e" --junit-xml="$report" "$@" || status=$?
-  read -r ok bad < <("$VENV/bin/python" "$ROOT/scripts/count_tests.py" "$report")
+  read -r ok bad left_out < <("$VENV/bin/python" "$ROOT/scripts/count_tests.py" "$report")
   if ((status != 0 && bad == 0)); then bad=1; fi
   passed=$((passed + ok))
+  skipped=$((skipped + left_out))
   if ((bad > 0)); then fail "$bad" "pytest"; fi
 }
 
@@ -58,5 +70,7 @@ fi
 
 echo
 ((failed == 0)) || printf 'failed: %s\n' "${failures[@]}"
-echo "$passed passed, $failed failed"
+summary="$passed passed, $failed failed"
+if ((skipped > 0)); then summary+=", $skipped skipped"; fi
+echo "$summary"
 ((failed == 0))

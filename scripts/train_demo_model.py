@@ -18,7 +18,7 @@ writes two files:
 The run is seeded, but another CPU adds numbers in another order and so ends
 with slightly other weights; the two files always belong together.
 
-Usage (CPU only, roughly half an hour on two cores that nothing else uses):
+Usage (CPU only, less than half an hour on two cores):
 
   pip install -r scripts/train_demo_model.requirements.txt
   python scripts/train_demo_model.py

@@ -34,7 +34,11 @@ def find_tritonserver():
     """The same choice as find_tritonserver in scripts/common.sh."""
     wheels = sorted(ROOT.glob(".venv/lib/python3*/site-packages/pytriton/tritonserver/bin/tritonserver"))
     named = os.environ.get("TRITONSERVER")
-    candidates = ([Path(named)] if named else []) + [Path("/opt/tritonserver/bin/tritonserver"), *wheels]
+    if named:
+        if not (os.path.isfile(named) and os.access(named, os.X_OK)):
+            raise FileNotFoundError(f"TRITONSERVER is '{named}': not a program that can be run")
+        return Path(named).resolve()
+    candidates = [Path("/opt/tritonserver/bin/tritonserver"), *wheels]
     for program in candidates:
         if os.access(program, os.X_OK):
             return program

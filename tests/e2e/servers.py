@@ -2,12 +2,21 @@
 
 from server import ROOT, find_tritonserver
 
-#: Fetched by scripts/setup.sh --tests, from wheels of these versions.
-SERVERS = {
-    "2.41.0": ROOT / ".venv" / "servers" / "0.5.0" / "pytriton" / "tritonserver" / "bin" / "tritonserver",
-    "2.44.0": ROOT / ".venv" / "servers" / "0.5.5" / "pytriton" / "tritonserver" / "bin" / "tritonserver",
-    "default": find_tritonserver(),
-}
+VENV = ROOT / ".venv"
+PROGRAM = "pytriton/tritonserver/bin/tritonserver"
+
+
+def program_of(wheel):
+    """Where scripts/setup.sh --tests puts the server of a wheel of this version."""
+    return VENV / "servers" / wheel / PROGRAM
+
+
+#: What `make serve` fetches into .venv itself, unless the machine has a server of its own.
+NEWEST = next(VENV.glob(f"lib/python3*/site-packages/{PROGRAM}"), program_of("0.7.0"))
+
+SERVERS = {"2.41.0": program_of("0.5.0"), "2.44.0": program_of("0.5.5"), "2.51.0": NEWEST}
+if find_tritonserver().resolve() != NEWEST.resolve():
+    SERVERS["default"] = find_tritonserver()
 
 
 def library_of(version):

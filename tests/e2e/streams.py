@@ -189,8 +189,8 @@ def bytes_input(name, values, shape=None):
     return tensor
 
 
-def grpc_answer(url, text, model="llm_decoupled", timeout=60, shape=(1,), inputs=None, **parameters):
+def grpc_answer(url, text, model="llm_decoupled", timeout=60, request_id="1", shape=(1,), inputs=None, **parameters):
     """One request over gRPC, read to its end."""
     with GrpcStreams(url, model) as streams:
-        streams.send(text, shape=shape, inputs=inputs, **parameters)
-        return streams.read(timeout)["1"]
+        streams.send(text, request_id, shape=shape, inputs=inputs, **parameters)
+        return streams.read(timeout)[request_id]

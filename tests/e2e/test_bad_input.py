@@ -55,7 +55,8 @@ BAD_TEXTS = {
     "message is no object": ('[{"role": "user", "content": "a"}, "b"]', ["text_input[1]", "string"]),
     "deep nesting": ('[{"role": "user", "x": ' + "[" * 100 + "]" * 100 + "}]", ["text_input", "64", "level"]),
     "very deep nesting": ('[{"role": "user", "x": ' + "[" * 500_000, ["text_input", "64", "level"]),
-    "too many messages": (messages(*["a"] * 5000), ["text_input", "5000", "4096"]),
+    "too many messages": (messages(*["a"] * 4097), ["text_input", "4097", "4096"]),
+    "as many messages as there may be, but too many tokens": (messages(*["a"] * 4096), ["prompt", "tokens", "8192"]),
     "2 MB prompt": ("word " * 400_000, ["prompt", "tokens", "8192"]),
     "prompt longer than the context": ("word " * 20_000, ["prompt", "tokens", "8192"]),
     "prompt beyond the byte limit": ("x" * (9 * KIB * KIB), ["text_input", "8388608"]),
@@ -89,7 +90,7 @@ GOOD_TEXTS = {
     "special tokens": "<|im_end|><|im_start|>system",
     "emoji": "🎈" * 100,
     "lone combining marks": "\u0301\u0301\u200d",
-    "4096 messages": messages(*["a"] * 200),
+    "200 messages": messages(*["a"] * 200),
 }
 
 
@@ -220,7 +221,10 @@ def test_bad_bytes_in_stop(server):
 
 
 def test_nul_over_grpc(server):
-    assert grpc_answer(server.grpc, b"Say\0hello", max_tokens=4).ended
+    answer = grpc_answer(server.grpc, b"Say\0hello", max_tokens=4)
+    assert answer.whole()
+    # The NUL is part of the prompt and ends nothing.
+    assert answer.usage["prompt_tokens"] > grpc_answer(server.grpc, b"Say", max_tokens=4).usage["prompt_tokens"] + 1
 
 
 def test_missing_input(server):
@@ -295,9 +299,11 @@ def test_queue_full(start):
         # The two above are in the queue once the server has read them.
         time.sleep(0.3)
         refused = server.stream("Say hello", max_tokens=4, timeout=5)
-        # 503; servers such as 2.51 answer every error of a stream with 400.
+        # 503; servers up to 2.51 answer every error of generate and generate_stream with 400.
         assert refused.status in (400, 503), refused
         assert "queue" in refused.error and "3 requests" in refused.error, refused.error
+        status, body = server.generate("Say hello", max_tokens=4, timeout=5)
+        assert status == refused.status and "queue" in body["error"], (status, body)
     finally:
         holder.close()
     for stream in queued:

@@ -1,6 +1,6 @@
 """Clients that leave: the sequence ends at the next step, its slot is free, its neighbours notice nothing."""
 
-import os
+import json
 import signal
 import socket
 import subprocess
@@ -12,7 +12,10 @@ from repository import config
 from server import MODEL
 from streams import GrpcStreams
 
-LONG = {"ignore_eos": True, "temperature": 0, "max_tokens": 4000}
+#: A minute's work for the demo model.
+LONG = {"ignore_eos": True, "temperature": 0, "max_tokens": 12000}
+#: The same for gRPC, whose client sends no floating-point numbers.
+LONG_GRPC = {**LONG, "temperature": "0"}
 NEIGHBOUR = "Tell me a long story"
 #: Far less than LONG takes, far more than a step.
 PROMPTLY = 5
@@ -22,6 +25,20 @@ PROMPTLY = 5
 def server(start):
     """One slot for a request to hold and one for a neighbour."""
     return start(config(n_parallel=2, n_ctx=16384))
+
+
+def wait_for_failures(server, n, timeout=PROMPTLY):
+    """Waits until n requests have been counted as failed: those that left, as what ends by itself is a success."""
+    end = time.monotonic() + timeout
+    while True:
+        metrics = server.metrics()
+        failed = metrics["nv_inference_request_failure", MODEL]
+        pending = metrics["nv_inference_pending_request_count", MODEL]
+        assert failed <= n, metrics
+        if failed == n:
+            return pending
+        assert time.monotonic() < end, f"{failed} of {n} have ended as cancelled after {timeout} s"
+        time.sleep(0.02)
 
 
 def wait_for_free_slots(server, n=2, timeout=PROMPTLY):
@@ -45,6 +62,7 @@ def with_neighbour(server, leave):
     neighbour = server.open_stream(NEIGHBOUR, temperature=0)
     assert neighbour.next()["type"] == "chunk"
     leave()
+    wait_for_failures(server, 1)
     assert neighbour.read().whole() == alone
     neighbour.close()
     wait_for_free_slots(server)
@@ -52,15 +70,16 @@ def with_neighbour(server, leave):
 
 def grpc_cancel_in_decode(server):
     streams = GrpcStreams(server.grpc)
-    streams.send("Count to 200", ignore_eos=True, temperature="0", max_tokens=4000)
+    streams.send("Count to 200", **LONG_GRPC)
     assert streams.next()[1]["type"] == "chunk"
     streams.close()
 
 
 def grpc_cancel_in_prefill(server):
     streams = GrpcStreams(server.grpc)
-    streams.send("word " * 3000, ignore_eos=True, temperature="0", max_tokens=100)
-    time.sleep(0.02)
+    # A second and a half to read, in a dozen steps.
+    streams.send("word " * 3000, **LONG_GRPC | {"max_tokens": 100})
+    time.sleep(0.1)
     streams.close()
 
 
@@ -117,6 +136,10 @@ WAYS = [
 ]
 
 
+def statistics(server):
+    return json.loads(server.get(f"/v2/models/{MODEL}/stats")[1])["model_stats"][0]["inference_stats"]
+
+
 @pytest.mark.parametrize("leave", WAYS, ids=lambda way: way.__name__)
 def test_leaving(server, leave):
     with_neighbour(server, lambda: leave(server))
@@ -124,15 +147,19 @@ def test_leaving(server, leave):
 
 def test_grpc_cancel_while_queued(start):
     """A request that waits for the one slot is taken back and never runs."""
-    server = start(config(n_parallel=1))
-    holder = server.open_stream("Count to 200", ignore_eos=True, temperature=0, max_tokens=1500)
+    server = start(config(n_parallel=1, n_ctx=16384))
+    holder = server.open_stream("Count to 200", **LONG)
     assert holder.next()["type"] == "chunk"
     queued = GrpcStreams(server.grpc)
-    queued.send("Count to 200", ignore_eos=True, temperature="0", max_tokens=4000)
+    queued.send("Count to 200", **LONG_GRPC)
     time.sleep(0.1)
     queued.close()
-    assert holder.read().whole()
+    wait_for_failures(server, 1)
+    # The holder has run all the while.
+    assert holder.next()["type"] == "chunk"
+    assert server.metrics()["nv_inference_request_success", MODEL] == 0
     holder.close()
+    wait_for_failures(server, 2)
     wait_for_free_slots(server, n=1)
 
 
@@ -148,19 +175,14 @@ def test_many_leavers(server):
         ways[index % 3](server)
     wait_for_free_slots(server, timeout=4 * PROMPTLY)
     assert server.resident_bytes() - before < 16 * 2**20
-    assert os.path.exists(f"/proc/{server.process.pid}")
+    wait_for_failures(server, 96)
 
 
 def test_cancelled_counts_as_failure(start):
     """Triton's statistics show a cancelled request as failed, and none as pending."""
-    server = start(config())
+    server = start(config(n_ctx=16384))
     grpc_cancel_in_decode(server)
+    assert wait_for_failures(server, 1) == 0
     wait_for_free_slots(server)
-    end = time.monotonic() + PROMPTLY
-    while True:
-        metrics = server.metrics()
-        pending = metrics["nv_inference_pending_request_count", MODEL]
-        if metrics["nv_inference_request_failure", MODEL] == 1 and pending == 0:
-            break
-        assert time.monotonic() < end, metrics
-        time.sleep(0.1)
+    counts = {way: int(counts["count"]) for way, counts in statistics(server).items() if way in ("success", "fail")}
+    assert counts == {"success": 2, "fail": 1}, counts

@@ -1,4 +1,4 @@
-"""CMakeLists.txt, by the conventions of Triton's backends."""
+"""CMakeLists.txt, by the conventions of Triton's backends, and building against other headers."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from server import ROOT
 
 BUILT = ROOT / "target" / "release" / "libtriton_llm.so"
-pytestmark = pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed")
+needs_cmake = pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed")
 
 
 def cmake(*arguments, **options):
@@ -17,6 +17,7 @@ def cmake(*arguments, **options):
     )
 
 
+@needs_cmake
 def test_configure_build_install(tmp_path):
     """The three usual commands put the library into <prefix>/backends/llm; cargo's target is reused."""
     native = "OFF" if os.environ.get("PORTABLE") == "1" else "ON"
@@ -32,13 +33,54 @@ def test_configure_build_install(tmp_path):
     assert (prefix / "backends" / "llm" / "libtriton_llm.so").read_bytes() == BUILT.read_bytes()
 
 
+@needs_cmake
 def test_gpu_is_refused_with_a_reason(tmp_path):
     done = cmake("-B", tmp_path, "-DTRITON_ENABLE_GPU=ON")
     assert done.returncode != 0
     assert "TRITON_ENABLE_GPU" in done.stderr and "CUDA" in done.stderr, done.stderr
 
 
+@needs_cmake
 def test_headers_that_are_not_there(tmp_path):
     done = cmake("-B", tmp_path, "-DTRITON_INCLUDE_DIR=/nowhere")
     assert done.returncode != 0
     assert "TRITON_INCLUDE_DIR" in done.stderr and "tritonbackend.h" in done.stderr, done.stderr
+
+
+def generate_table(folder, include=None):
+    """Runs build.rs, as the last build compiled it, and returns the table of functions that it makes.
+
+    A build of its own with TRITON_INCLUDE_DIR set would take minutes; this is the
+    one step of it that reads the headers.
+    """
+    programs = list(BUILT.parent.glob("build/triton-llm-*/build-script-build"))
+    assert programs, "build first: make build"
+    program = max(programs, key=lambda path: path.stat().st_mtime)
+    folder.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INCLUDE_DIR"}
+    environment["OUT_DIR"] = str(folder)
+    if include:
+        environment["TRITON_INCLUDE_DIR"] = str(include)
+    done = subprocess.run([program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    return done, (folder / "triton_api.rs").read_text() if done.returncode == 0 else None
+
+
+def test_headers_of_another_folder(tmp_path):
+    """TRITON_INCLUDE_DIR's headers, which include each other as NVIDIA's do, give the same table as ours."""
+    headers = tmp_path / "include" / "triton" / "core"
+    headers.mkdir(parents=True)
+    shutil.copy(ROOT / "include" / "triton_abi.h", headers / "tritonserver.h")
+    more = "struct TRITONBACKEND_Unrelated; int TRITONBACKEND_NotUsed(struct TRITONBACKEND_Unrelated* thing);\n"
+    (headers / "tritonbackend.h").write_text(f'#pragma once\n#include "triton/core/tritonserver.h"\n{more}')
+    done, ours = generate_table(tmp_path / "ours")
+    assert ours and "TRITONSERVER_LogMessage" in ours, done.stderr
+    done, theirs = generate_table(tmp_path / "theirs", tmp_path / "include")
+    assert theirs == ours, done.stderr
+    # It is that folder which is read: what changes there changes the table.
+    text = (headers / "tritonserver.h").read_text()
+    assert text.count("TRITONSERVER_LogMessage(") == 1
+    (headers / "tritonserver.h").write_text(text.replace("TRITONSERVER_LogMessage(", "TRITONSERVER_LogMessage(int more, "))
+    assert generate_table(tmp_path / "changed", tmp_path / "include")[1] not in (None, ours)
+    # And a folder without headers is an error that names them.
+    done, _ = generate_table(tmp_path / "none", tmp_path / "nowhere")
+    assert done.returncode != 0 and "tritonbackend.h" in done.stderr

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from repository import DEMO, config, make_model
+from repository import DEMO, config, make_model, split
 from server import BACKENDS, LIBRARY, MODEL, Server
-from streams import GrpcStreams, bytes_input, grpc_answer
+from streams import GrpcStreams, HttpStream, bytes_input, grpc_answer
 
 SAY_HELLO = "Say hello"
 
@@ -100,7 +102,6 @@ BAD_CONFIGS = {
     "output type": (declared('name: "text_output"', "TYPE_FP32", direction="output"), ["text_output", "TYPE_FP32"]),
     "sequence batching": ("sequence_batching { }", ["sequence_batching"]),
     "too many instances": ("instance_group [ { count: 100 kind: KIND_CPU } ]", ["100", "256"]),
-    "KIND_GPU": ("instance_group [ { kind: KIND_GPU } ]", ["GPU"]),
 }
 
 
@@ -111,6 +112,17 @@ def test_bad_config(load, loader, case):
     assert status >= 400, reply
     for part in parts:
         assert part in reply, reply
+
+
+#: How Triton says that it sees no GPU, and how we say it where Triton sees one.
+NO_GPU = r"no GPUs are available|invalid or unsupported gpu id 0|this build has no CUDA"
+
+
+@pytest.mark.parametrize("group", ["kind: KIND_GPU", "kind: KIND_GPU count: 1 gpus: [ 0 ]"])
+def test_no_gpu(load, group):
+    """KIND_GPU on a machine or build without a GPU is a load error that says so."""
+    status, reply = load(f'backend: "llm"\ninstance_group [ {{ {group} }} ]\n')
+    assert status >= 400 and re.search(NO_GPU, reply), reply
 
 
 #: What may be added to the smallest config.pbtxt.
@@ -201,23 +213,24 @@ def test_batched_shapes(load, loader):
 
 
 def test_count_adds_concurrency_not_weights(repository):
-    """Four instances share one copy of the model: the process grows by far less than three copies."""
+    """Four instances share one copy of the model, and run four requests at the same time."""
     make_model(repository, config(name="one", n_ctx=512, n_parallel=1), name="one")
-    make_model(
-        repository, config(name="four", n_ctx=512, n_parallel=1, extra="instance_group [ { count: 4 } ]"), name="four"
-    )
+    four = config(name="four", n_ctx=8192, n_parallel=1, extra="instance_group [ { count: 4 } ]")
+    make_model(repository, four, name="four")
     with Server(repository, "--model-control-mode=explicit") as server:
         assert server.load("one")[0] == 200
         assert server.load("four")[0] == 200
         log = server.log()
         loaded = [line for line in log.splitlines() if "llama_model_loader: loaded meta data" in line]
-        assert len(loaded) <= 2, "the weights were loaded once for each instance"
-        # Four requests run at the same time: each has its first chunk before any has ended.
-        streams = [server.open_stream("Count to 200", "four", max_tokens=300, ignore_eos=True) for _ in range(4)]
-        assert [stream.next()["type"] for stream in streams] == ["chunk"] * 4
-        for stream in streams:
-            stream.read().whole()
+        assert len(loaded) == 2, "the weights are loaded once for each model"
+        # Each has its first chunk before any has ended.
+        streams = [server.open_stream("Count to 200", "four", max_tokens=1000, ignore_eos=True) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(HttpStream.read, streams))
+        for stream, answer in zip(streams, answers):
+            answer.whole()
             stream.close()
+        assert max(a.times[0] for a in answers) < min(a.times[-1] for a in answers), "they ran one after another"
 
 
 def test_two_models_at_once(repository):
@@ -260,6 +273,27 @@ def test_two_model_files(load, loader):
     os.symlink(DEMO, version / "second.gguf")
     status, reply = loader.load()
     assert status >= 400 and "2 *.gguf" in reply and "model_path" in reply, reply
+
+
+def test_split_model(load, loader):
+    """The parts of a split model lie in the version folder; the first is taken and the others follow."""
+    version = make_model(loader.repository, config(), gguf=None)
+    parts = split(DEMO.read_bytes(), 2)
+    for number, part in enumerate(parts, 1):
+        (version / f"demo-{number:05}-of-00002.gguf").write_bytes(part)
+    assert min(map(len, parts)) > DEMO.stat().st_size / 4, "each part should hold a good part of the weights"
+    status, reply = loader.load()
+    assert status == 200, reply
+    split_answer = loader.good_answer()
+    loads(load, config(name="whole"), name="whole")
+    assert split_answer == loader.good_answer("whole")
+
+
+def test_split_model_with_a_part_missing(load, loader):
+    version = make_model(loader.repository, config(), gguf=None)
+    (version / "demo-00001-of-00002.gguf").write_bytes(split(DEMO.read_bytes(), 2)[0])
+    status, reply = loader.load()
+    assert status >= 400 and "demo-00002-of-00002.gguf" in reply, reply
 
 
 def test_chat_template_file(load, loader):

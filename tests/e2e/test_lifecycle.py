@@ -11,7 +11,9 @@ from repository import config, make_model
 from server import MODEL, Server
 from streams import GrpcStreams
 
-LONG = {"ignore_eos": True, "temperature": 0, "max_tokens": 6000}
+#: A minute's work for the demo model.
+LONG = {"ignore_eos": True, "temperature": 0, "max_tokens": 12000}
+LONG_CONTEXT = {"n_ctx": 65536}
 EXPLICIT = "--model-control-mode=explicit"
 
 
@@ -22,30 +24,33 @@ def open_streams(server, n=4):
     return streams
 
 
-def assert_ended(streams):
-    """Every stream ended: whole, or with an error that the client can see."""
+def assert_ended_with_an_error(streams):
+    """Every stream was ended before its time, with an error that the client can see."""
     for stream in streams:
         try:
             answer = stream.read()
         except (ConnectionError, OSError) as error:
             pytest.fail(f"the stream was cut without a word: {error}")
-        said = [m for m in answer.messages if m["type"] == "error"]
-        assert answer.complete or answer.error or said, answer.messages[-1:]
+        assert answer.ended and not answer.complete, answer.messages[-1:]
+        assert answer.error, answer.messages[-1:]
+        # After the first chunk the message says so too.
+        if answer.messages:
+            assert answer.messages[-1]["type"] == "error", answer.messages[-1:]
         stream.close()
 
 
 def test_unload_with_streams_running(repository):
-    make_model(repository)
+    make_model(repository, config(**LONG_CONTEXT))
     with Server(repository, EXPLICIT, f"--load-model={MODEL}") as server:
         streams = open_streams(server)
         grpc = GrpcStreams(server.grpc)
-        grpc.send("Count to 200", ignore_eos=True, temperature="0", max_tokens=6000)
+        grpc.send("Count to 200", **LONG | {"temperature": "0"})
         assert grpc.next()[1]["type"] == "chunk"
         begin = time.monotonic()
         assert server.unload()[0] == 200
-        assert_ended(streams)
+        assert_ended_with_an_error(streams)
         answer = grpc.read(timeout=30)["1"]
-        assert answer.complete or answer.error
+        assert answer.error and not answer.complete, answer.messages[-1:]
         grpc.close()
         server.wait_unloaded(timeout=30)
         assert time.monotonic() - begin < 20
@@ -55,13 +60,13 @@ def test_unload_with_streams_running(repository):
 
 
 def test_unload_with_requests_queued(repository):
-    make_model(repository, config(n_parallel=1))
+    make_model(repository, config(n_parallel=1, **LONG_CONTEXT))
     with Server(repository, EXPLICIT, f"--load-model={MODEL}") as server:
         streams = open_streams(server, 1)
         streams += [server.open_stream("Say hello", **LONG) for _ in range(5)]
         time.sleep(0.2)
         assert server.unload()[0] == 200
-        assert_ended(streams)
+        assert_ended_with_an_error(streams)
         server.wait_unloaded(timeout=30)
 
 
@@ -163,6 +168,7 @@ def test_reload_with_another_config(repository):
     make_model(repository)
     with Server(repository, EXPLICIT, f"--load-model={MODEL}") as server:
         expected = server.good_answer()
+        whole = server.stream("Tell me a long story", temperature=0).whole()
         streams = [server.open_stream("Tell me a long story", temperature=0) for _ in range(3)]
         for stream in streams:
             assert stream.next()["type"] == "chunk"
@@ -170,7 +176,9 @@ def test_reload_with_another_config(repository):
         assert server.load()[0] == 200
         assert server.good_answer() == expected
         assert "2048" in server.stream("Say hello", max_tokens=5000).error
-        assert_ended(streams)
+        for stream in streams:
+            assert stream.read().whole() == whole
+            stream.close()
 
 
 def test_a_model_that_failed_to_load_can_be_repaired(repository):

@@ -6,13 +6,13 @@ byte. Only the backend's name and the port are replaced before use.
 
 import json
 import re
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 from repository import make_model
 from server import MODEL, ROOT, Server
+from test_config import NO_GPU
 
 SEED = Path(__file__).parent / "seed"
 SEED_CONFIG = (SEED / "config.pbtxt").read_text().replace('backend: "python"', 'backend: "llm"')
@@ -72,7 +72,8 @@ def test_healing_is_said_once(seed_server):
 def test_config_without_auto_complete(start):
     """Where nothing may be completed, the seed's config loads and the log says what to change."""
     server = start(SEED_CONFIG, "--disable-auto-complete-config")
-    assert re.search(r"W.*parameters", server.log()), "no warning about the declared input"
+    warnings = re.findall(r"^W\d.*input 'parameters' is declared.*", server.log(), re.MULTILINE)
+    assert len(warnings) == 1 and "remove this input" in warnings[0], warnings
     assert server.stream("Say hello").whole()
     # Triton's front end refuses this one before the backend sees it.
     assert "parameters" in server.stream("Say hello", streaming=True).error
@@ -91,9 +92,14 @@ def test_response_is_triton_wrapped(seed_server):
 # The seed's troubleshooting list.
 
 
-def test_connection_refused_ends_with_the_port_open(seed_server):
-    with socket.create_connection(("localhost", seed_server.http_port), timeout=5):
-        pass
+def test_connection_refused(start):
+    """curl reports it, with its status 7, exactly while no server runs."""
+    server = start(SEED_CONFIG)
+    command = (SEED / "health.sh").read_text().strip().replace("localhost:8000", server.http)
+    curl = ["sh", "-c", f"{command} -sS --noproxy '*'"]
+    assert subprocess.run(curl, timeout=60).returncode == 0
+    assert server.stop() == 0
+    assert subprocess.run(curl, timeout=60).returncode == 7
 
 
 def test_model_not_found(seed_server):
@@ -115,12 +121,26 @@ def test_responses_are_valid_protocol(seed_server):
     assert answer.whole()
 
 
+def with_group(group):
+    """The seed's configuration with another instance_group."""
+    text = re.sub(r"instance_group \[.*?\n\]", f"instance_group [ {{ {group} }} ]", SEED_CONFIG, flags=re.DOTALL)
+    assert group in text
+    return text
+
+
+def test_gpu_instance_group(repository):
+    """The seed's variant for a GPU, where there is none: a load error that says so."""
+    make_model(repository, with_group("kind: KIND_GPU count: 1 gpus: [ 0 ]"))
+    with Server(repository, "--model-control-mode=explicit") as server:
+        status, reply = server.load()
+        assert status >= 400 and re.search(NO_GPU, reply), reply
+        assert not server.is_ready()
+
+
 @pytest.mark.parametrize("group", ["kind: KIND_CPU count: 1", "count: 4", "kind: KIND_AUTO", "kind: KIND_CPU count: 2"])
 def test_instance_groups(start, group):
     """The seed's variants of instance_group load and serve."""
-    text = re.sub(r"instance_group \[.*?\n\]", f"instance_group [ {{ {group} }} ]", SEED_CONFIG, flags=re.DOTALL)
-    assert group in text
-    server = start(text)
+    server = start(with_group(group))
     assert server.stream("Say hello", streaming=True, temperature=0).whole()
 
 

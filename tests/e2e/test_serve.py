@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from repository import DEMO
@@ -168,6 +169,9 @@ def test_port_is_taken():
         ({"MODEL": "/nowhere/model.gguf"}, ["MODEL", "/nowhere/model.gguf", "no such file"]),
         ({"MODEL": "/"}, ["MODEL", "not a file"]),
         ({"MODEL": __file__}, ["MODEL", "not a GGUF file"]),
+        ({"TRITONSERVER": "/nowhere/tritonserver"}, ["TRITONSERVER", "/nowhere/tritonserver"]),
+        ({"TRITONSERVER": __file__}, ["TRITONSERVER", __file__]),
+        ({"TRITONSERVER": "/"}, ["TRITONSERVER", "'/'"]),
     ],
     ids=str,
 )
@@ -176,6 +180,45 @@ def test_bad_setting(setting, parts):
     assert done.returncode != 0
     for part in parts:
         assert part in done.stderr, done.stderr
+
+
+def test_host():
+    """HOST is where ports are probed and what the hints name; a proxy is not asked for this machine."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        with serve(HOST="127.0.0.2", HTTP_PORT=port, http_proxy="http://127.0.0.1:9") as terminal:
+            terminal.wait_for("Ctrl-C stops the server")
+            assert f"http://127.0.0.2:{port}/v2/models/llm_decoupled/generate_stream" in terminal.screen
+            assert f"KUBRICK_TRITON_URL=127.0.0.2:{port} " in terminal.screen
+            assert f"Ready on http://127.0.0.2:{port}" in terminal.screen
+            done = run_serve(HOST="127.0.0.2", HTTP_PORT=port)
+            assert done.returncode != 0 and f"port {port} of 127.0.0.2 is taken" in done.stderr, done.stderr
+            os.write(terminal.terminal, b"\x03")
+            assert terminal.wait() == 0, terminal.screen
+
+
+def test_a_step_ends_with_ctrl_c(tmp_path):
+    """Ctrl-C in a long step of the set-up or build ends all of its processes, with the status of an interrupt."""
+    script = tmp_path / "step.sh"
+    script.write_text(
+        f"set -euo pipefail; source {ROOT}/scripts/common.sh; BUILD={tmp_path}\n"
+        "step() { bash -c 'trap \"\" INT; sleep 300 & echo $! >\"$0\"; wait' \"$BUILD/pid\"; }\n"
+        "run_step step.log 'A long step' step\n"
+    )
+    terminal = Terminal(["bash", str(script)], {})
+    try:
+        terminal.wait_for("1 s")
+        child = int((tmp_path / "pid").read_text())
+        os.write(terminal.terminal, b"\x03")
+        assert terminal.wait(20) == 130, terminal.screen
+        end = time.monotonic() + 10
+        while Path(f"/proc/{child}/stat").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
+            assert time.monotonic() < end, "a process of the step goes on"
+            time.sleep(0.1)
+    finally:
+        terminal.close()
 
 
 def test_a_model_that_does_not_load(tmp_path):

@@ -14,7 +14,8 @@ def test_load_and_stream(repository, version):
     make_model(repository)
     with Server(repository, program=SERVERS[version]) as server:
         reported = json.loads(server.get("/v2")[1])["version"]
-        assert version in (reported, "default")
+        # "default" is a server of the machine's, of any version.
+        assert reported == version or version == "default"
         text = server.stream("Count to 20").whole()
         assert text
         assert grpc_answer(server.grpc, "Count to 20").whole() == text

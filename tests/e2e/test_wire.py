@@ -1,7 +1,6 @@
 """Nothing is lost on the wire: bursts of short responses while the machine is busy.
 
-WIRE_ROUNDS sets how often each case is repeated: 1, or 10 for a full run, which
-also has all streams generating at the same time rather than 16 of them.
+WIRE_ROUNDS sets how often each case is repeated: 1, or 10 for a full run.
 """
 
 import os
@@ -52,11 +51,14 @@ def grpc_answers(server):
 
 
 @pytest.mark.timeout(60 + 300 * ROUNDS)
-@pytest.mark.parametrize("transport", [http_answers, grpc_answers], ids=["http", "grpc"])
-@pytest.mark.parametrize("arguments", [(), ("--http-thread-count=1",)], ids=["default", "one-http-thread"])
-@pytest.mark.parametrize("n_parallel", [16] if ROUNDS < 10 else [16, 64])
+@pytest.mark.parametrize(
+    "transport,arguments",
+    [(http_answers, ()), (http_answers, ("--http-thread-count=1",)), (grpc_answers, ())],
+    ids=["http", "one-http-thread", "grpc"],
+)
+@pytest.mark.parametrize("n_parallel", [16, 64])
 def test_burst(start, busy_cores, transport, arguments, n_parallel):
-    """64 streams of 500 tokens: every text whole and the same, every stream ended once."""
+    """64 streams of 500 tokens, 16 or all of them in the batch: every text whole, every stream ended once."""
     server = start(config(n_parallel=n_parallel, n_ctx=65536 if n_parallel == 64 else 16384), *arguments)
     alone = server.stream(PROMPT, **PARAMETERS).whole()
     for _ in range(ROUNDS):
@@ -77,17 +79,14 @@ def test_at_most_one_response_a_millisecond(start):
 
 
 def test_one_token_a_response_at_ordinary_speed(start):
-    """With enough other work to slow a stream down, each token is a response of its own."""
-    server = start(config(n_parallel=16))
-    others = [server.open_stream(PROMPT, **PARAMETERS) for _ in range(15)]
-    for other in others:
-        assert other.next()["type"] == "chunk"
-    answer = server.stream(PROMPT, max_tokens=100)
-    answer.whole()
-    rate = 100 / (answer.times[-1] - answer.times[0])
-    for other in others:
-        other.read().whole()
-        other.close()
-    # All streams together may send 5,000 responses a second.
-    if rate * 16 < 4000:
-        assert len(answer.chunks) >= 95, f"{len(answer.chunks)} responses for 100 tokens at {rate:.0f} a second"
+    """Where a token takes longer than the pace allows, each is a response of its own."""
+    server = start(config(n_ctx=8192))
+    # Behind a prompt of 6,000 tokens this model needs several milliseconds for the next one.
+    system = {"role": "system", "content": "You are a helpful assistant. " * 450}
+    answer = server.stream([system, {"role": "user", "content": PROMPT}], max_tokens=100, ignore_eos=True)
+    text = answer.whole()
+    assert answer.usage["prompt_tokens"] > 6000 and answer.usage["completion_tokens"] == 100
+    assert text.isascii(), "each token should be text of its own"
+    assert answer.times[-1] - answer.times[0] > 100 * 0.002, "too fast to be an ordinary speed"
+    # A hiccup of the machine may join a few.
+    assert len(answer.chunks) >= 95, f"{len(answer.chunks)} responses for 100 tokens"
