@@ -440,6 +440,7 @@ fn unknown_names_get_the_nearest_one() {
         "sequence_id",
         "sequence_start",
         "sequence_end",
+        "id",
     ] {
         assert_eq!(
             read(with(&[(name, s("anything"))])),

@@ -268,7 +268,9 @@ pub static TABLE: Table<Settings> = Table {
 };
 
 /// Names that belong to Triton itself and reach us as request parameters.
-const TRITON_NAMES: [&str; 5] = [
+/// `id` is the request id of `generate`, which Triton passes on as a parameter, too.
+const TRITON_NAMES: [&str; 6] = [
+    "id",
     "priority",
     "timeout",
     "sequence_id",

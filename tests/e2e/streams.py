@@ -129,7 +129,12 @@ class GrpcStreams:
         self.close()
 
     def close(self):
-        self.client.stop_stream(cancel_requests=True)
+        """Cancels what has not ended.
+
+        Only that: a cancel that meets a FINAL on its way can leave the model
+        loaded for ever in stock servers (README, Troubleshooting).
+        """
+        self.client.stop_stream(cancel_requests=not all(a.ended for a in self.answers.values()))
         self.client.close()
 
     def send(self, text, request_id="1", shape=(1,), inputs=None, **parameters):

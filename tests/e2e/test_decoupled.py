@@ -133,6 +133,12 @@ def test_generate(demo):
     assert message["type"] == "complete" and message["content"] == demo.stream(COUNT).whole()
 
 
+def test_request_id(demo):
+    """The id in a body of the HTTP extension is Triton's."""
+    answer = demo.stream("Count to 5", inputs={"id": "my request"}, max_tokens=5)
+    assert answer.whole()
+
+
 def test_generate_refuses_a_stream(demo):
     """The generate endpoint cannot carry several responses and says so."""
     status, body = demo.generate(COUNT, streaming=True)
