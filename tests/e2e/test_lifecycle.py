@@ -199,3 +199,26 @@ def test_fifty_failed_loads_do_not_grow(repository):
             assert server.load()[0] >= 400
             resident[number] = server.resident_bytes()
         assert resident[50] - resident[10] < 12 * 2**20, resident
+
+
+def test_reload_with_another_count(repository):
+    """Where only instance_group changes, Triton swaps instances under running streams."""
+    count = "instance_group [ {{ kind: KIND_CPU count: {} }} ]".format
+    make_model(repository, config(extra=count(4)))
+    with Server(repository, EXPLICIT, f"--load-model={MODEL}") as server:
+        expected = server.good_answer()
+        whole = server.stream("Tell me a long story", temperature=0).whole()
+        for n in [1, 8]:
+            streams = [server.open_stream("Tell me a long story", temperature=0) for _ in range(6)]
+            for stream in streams:
+                assert stream.next()["type"] == "chunk"
+            (repository / MODEL / "config.pbtxt").write_text(config(extra=count(n)))
+            status, reply = server.load()
+            assert status == 200, reply
+            for stream in streams:
+                assert stream.read().whole() == whole
+                stream.close()
+            assert server.good_answer() == expected
+        # The slots are those of the first load, which the log says.
+        assert "shares the slots" in server.log()
+        assert server.stop() == 0
