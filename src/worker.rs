@@ -96,7 +96,7 @@ impl<R: StepRunner> Worker<R> {
             let _running = while_running();
             self.drop_cancelled();
             if self.watch.has_ended(Instant::now()) {
-                self.fail_all("the model is being unloaded");
+                self.fail_all("the model is being unloaded or the server is shutting down");
             }
             self.step();
         }

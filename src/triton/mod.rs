@@ -11,6 +11,7 @@ mod log;
 mod model;
 mod request;
 mod response;
+mod shutdown;
 
 pub(crate) use api::{
     TRITONBACKEND_Backend, TRITONBACKEND_BackendAttribute, TRITONBACKEND_Model,

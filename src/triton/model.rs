@@ -17,6 +17,7 @@ use super::api::{
     TRITONSERVER_INSTANCEGROUPKIND_MODEL, TRITONSERVER_Message, TRITONSERVER_Server, api,
 };
 use super::error::{Code, Error, copy_c_str};
+use super::shutdown;
 
 /// The only version of the model configuration's JSON form that Triton has.
 const CONFIG_VERSION: u32 = 1;
@@ -263,7 +264,7 @@ impl Model {
 
     /// Makes a probe that says whether the server still serves this model.
     ///
-    /// It is false while the server starts, once it shuts down, and once the
+    /// It is false while the server starts, once its end is near, and once the
     /// model is being unloaded. The probe takes locks of Triton's, so it is for
     /// our own threads only, a few times a second. Where Triton cannot say, as
     /// when another repository brings a model of the same name, it stays true.
@@ -281,6 +282,9 @@ impl Model {
             .map_err(|_| Error::new(Code::Internal, "the model's name holds a NUL character"))?;
         let version = i64::try_from(self.version()?).unwrap_or(-1);
         Ok(move || {
+            if let Some(is_due) = shutdown::is_due() {
+                return !is_due;
+            }
             let server = &server;
             let mut ready = false;
             // SAFETY: the server outlives the model, and the model the probe.

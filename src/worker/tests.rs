@@ -409,7 +409,10 @@ fn not_serving_counts_only_after_serving() {
     assert!(streams.iter().all(Stream::is_running));
     serves.store(false, Ordering::Release);
     for stream in &streams {
-        let expected = failed(Code::Unavailable, "the model is being unloaded");
+        let expected = failed(
+            Code::Unavailable,
+            "the model is being unloaded or the server is shutting down",
+        );
         assert_eq!(stream.end(), expected);
     }
     bench.stop();

@@ -75,6 +75,13 @@ def test_shutdown_with_streams_running(repository, signal_number):
     """Streams that end within the exit timeout end whole, then the server exits with 0."""
     make_model(repository)
     with Server(repository, "--exit-timeout-secs=20") as server:
+        with GrpcStreams(server.grpc) as streams:
+            streams.send("Tell me a long story", temperature=0, max_tokens=400)
+            streams.next()
+            server.process.send_signal(signal_number)
+            assert streams.read()["1"].whole()
+        assert server.process.wait(25) == 0, server.log()[-2000:]
+    with Server(repository, "--exit-timeout-secs=20") as server:
         streams = [server.open_stream("Tell me a long story", temperature=0) for _ in range(4)]
         for stream in streams:
             assert stream.next()["type"] == "chunk"
@@ -83,6 +90,29 @@ def test_shutdown_with_streams_running(repository, signal_number):
             assert stream.read().whole()
             stream.close()
         assert server.process.wait(25) == 0, server.log()[-2000:]
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_shutdown_with_streams_beyond_the_exit_timeout(repository, transport):
+    """Streams that would outlast the exit timeout end with an error shortly before it."""
+    make_model(repository, config(**LONG_CONTEXT))
+    with Server(repository, "--exit-timeout-secs=6") as server:
+        if transport == "http":
+            streams = open_streams(server, 4)
+            server.process.send_signal(signal.SIGTERM)
+            begin = time.monotonic()
+            assert_ended_with_an_error(streams)
+        else:
+            with GrpcStreams(server.grpc) as streams:
+                for number in range(4):
+                    streams.send("Say hello", request_id=str(number), **LONG)
+                streams.next()
+                server.process.send_signal(signal.SIGTERM)
+                begin = time.monotonic()
+                streams.read(20)
+            assert all("shutting down" in answer.error for answer in streams.answers.values())
+        assert 3.5 < time.monotonic() - begin < 6
+        assert server.process.wait(10) == 0, server.log()[-2000:]
 
 
 def test_shutdown_when_idle(start):
