@@ -14,11 +14,15 @@ fn main() {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let our_header = fs::read_to_string(OUR_HEADER).expect("the crate carries its header");
 
-    let mut builder = match env::var("TRITON_INCLUDE_DIR") {
-        Ok(dir) => bindgen::builder()
-            .header(format!("{dir}/triton/core/tritonbackend.h"))
-            .clang_arg(format!("-I{dir}")),
-        Err(_) => bindgen::builder().header(OUR_HEADER),
+    let include_dir = env::var("TRITON_INCLUDE_DIR").unwrap_or_default();
+    let mut builder = if include_dir.is_empty() {
+        bindgen::builder().header(OUR_HEADER)
+    } else {
+        println!("cargo:rerun-if-changed={include_dir}/triton/core");
+        bindgen::builder()
+            .header(format!("{include_dir}/triton/core/tritonbackend.h"))
+            // NVIDIA's headers name structs without `struct`.
+            .clang_args(["-x", "c++", &format!("-I{include_dir}")])
     };
     for function in declared_functions(&our_header) {
         builder = builder.allowlist_function(function);

@@ -66,11 +66,12 @@ def generate_table(folder, include=None):
 
 
 def test_headers_of_another_folder(tmp_path):
-    """TRITON_INCLUDE_DIR's headers, which include each other as NVIDIA's do, give the same table as ours."""
+    """TRITON_INCLUDE_DIR's headers, which are C++ and include each other as NVIDIA's do, give the same table as ours."""
     headers = tmp_path / "include" / "triton" / "core"
     headers.mkdir(parents=True)
-    shutil.copy(ROOT / "include" / "triton_abi.h", headers / "tritonserver.h")
-    more = "struct TRITONBACKEND_Unrelated; int TRITONBACKEND_NotUsed(struct TRITONBACKEND_Unrelated* thing);\n"
+    ours = (ROOT / "include" / "triton_abi.h").read_text()
+    (headers / "tritonserver.h").write_text(f'extern "C" {{\n{ours}\n}}\n')
+    more = "struct TRITONBACKEND_Unrelated; int TRITONBACKEND_NotUsed(TRITONBACKEND_Unrelated* thing);\n"
     (headers / "tritonbackend.h").write_text(f'#pragma once\n#include "triton/core/tritonserver.h"\n{more}')
     done, ours = generate_table(tmp_path / "ours")
     assert ours and "TRITONSERVER_LogMessage" in ours, done.stderr
