@@ -164,7 +164,7 @@ def seeds_that_differ(server, seeds, **options):
 
 def test_one_seed_one_text(demo):
     """Random text repeats under its seed, alone and in company, and differs without."""
-    assert seeds_that_differ(demo, range(12), temperature=1.0) == []
+    assert seeds_that_differ(demo, range(8), temperature=0.8) == []
     hot = {"temperature": 5.0, "max_tokens": 40, "ignore_eos": True}
     assert len({demo.stream("Tell me a story", seed=seed, **hot).whole() for seed in range(5)}) > 1
     assert len({demo.stream("Tell me a story", **hot).whole() for _ in range(5)}) > 1
