@@ -29,6 +29,9 @@ class Terminal:
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
             os.chdir(ROOT)
+            # A shell cannot trap what was ignored when it started, as in a background job.
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
             os.execvpe(command[0], command, {**os.environ, "TERM": "xterm", **environment})
 
     def read(self, seconds=0.1):
