@@ -2,7 +2,7 @@
 //!
 //! Triton's HTTP front end silently loses responses that pile up faster than a
 //! connection's thread writes them, and gives no signal of it. So one delivery
-//! thread for the whole process sends everything at a bounded rate, per stream
+//! thread for the whole library sends everything at a bounded rate, per stream
 //! and over all, and text that comes faster than that shares a response.
 //!
 //! The worker pushes text into a request's [`Outbox`] and never waits; the
