@@ -430,7 +430,7 @@ fn bad_combinations_and_names_are_named() {
             &[("context", "1")],
             "unknown config parameter 'context': known are model_path, n_ctx, \
           n_parallel, n_batch, n_ubatch, n_threads, n_threads_batch, n_gpu_layers, cache_type_k, \
-          cache_type_v, flash_attn, kv_unified, use_mmap, use_mlock, chat_template, chat_template_file, \
+          cache_type_v, flash_attn, kv_unified, enable_prefix_caching, target_itl_ms, use_mmap, use_mlock, chat_template, chat_template_file, \
           max_queue_size, max_prompt_bytes, sampling_parameters, strict_parameters",
         ),
         (

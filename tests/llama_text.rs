@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
-use triton_llm::engine::{Event, Limits, NewSequence, Sampled, Scheduler, SequenceId, Token};
+use triton_llm::engine::{
+    Event, Limits, NewSequence, Sampled, Scheduler, SequenceId, Sharing, Token,
+};
 use triton_llm::llama::{CHATML, ChatTemplate, LoadParams, Model, TemplateError};
 use triton_llm::protocol::{Message, Role};
 
@@ -82,6 +84,9 @@ fn streamed(model: &Model, tokens: &[Token]) -> String {
         n_ctx: 1024,
         n_batch: 16,
         max_queue: 1,
+        n_cache_slots: 1,
+        sharing: Sharing::None,
+        target_itl: std::time::Duration::from_secs(1),
     });
     let sequence = SequenceId(1);
     let new = NewSequence {

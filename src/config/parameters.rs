@@ -41,6 +41,10 @@ pub struct Parameters {
     pub flash_attn: FlashAttn,
     /// Whether all slots share the KV cache; else each has its part of it.
     pub kv_unified: bool,
+    /// Whether requests may share what the KV cache holds of their beginnings.
+    pub enable_prefix_caching: bool,
+    /// How long a step may take that reads prompts while answers are generated.
+    pub target_itl_ms: u32,
     pub use_mmap: bool,
     pub use_mlock: bool,
     /// Jinja text in place of the model's own; never beside `chat_template_file`.
@@ -71,6 +75,8 @@ impl Default for Parameters {
             cache_type_v: CacheType::F16,
             flash_attn: FlashAttn::Auto,
             kv_unified: true,
+            enable_prefix_caching: true,
+            target_itl_ms: 500,
             use_mmap: true,
             use_mlock: false,
             chat_template: None,
@@ -289,6 +295,23 @@ pub static TABLE: Table<Draft> = Table {
             default: "true",
             meaning: "All requests share the KV cache; false gives each slot an equal part of it",
         },
+        Parameter {
+            name: "enable_prefix_caching",
+            synonyms: &["cache_prompt"],
+            kind: Kind::Flag {
+                set: |d, flag| d.parameters.enable_prefix_caching = flag,
+            },
+            default: "true",
+            meaning: "Compute the common beginning of prompts once; needs kv_unified",
+        },
+        whole(
+            "target_itl_ms",
+            &[],
+            (1, 600_000),
+            "500",
+            "Milliseconds that may pass between two tokens of an answer because prompts are read",
+            |d, n| d.parameters.target_itl_ms = small(n),
+        ),
         Parameter {
             name: "use_mmap",
             synonyms: &["mmap"],

@@ -57,6 +57,7 @@ pub struct Usage {
     pub prompt_tokens: u32,
     /// Tokens sampled, with the one that ended the generation.
     pub completion_tokens: u32,
-    /// Tokens of the prompt that were taken from another sequence's KV: 0 as nothing is shared yet.
+    /// Tokens of the prompt that were not computed for it: their keys and values were in the cache
+    /// when it first got a slot.
     pub cached_tokens: u32,
 }

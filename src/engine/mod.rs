@@ -15,23 +15,28 @@
 //! | file | holds |
 //! |---|---|
 //! | `ids` | [`SequenceId`], [`SlotId`], [`Token`] |
-//! | `plan` | what goes to the runner and comes back: [`Plan`], [`Row`], [`Sampled`] |
+//! | `plan` | what goes to the runner and comes back: [`Plan`], [`CacheOp`], [`Row`], [`Sampled`] |
 //! | `event` | what goes back to the requests: [`Event`], [`Usage`] |
 //! | `scheduler` | the policy: [`Scheduler`] |
 //! | `sequence` | one request's tokens and progress |
-//! | `cells` | who holds which slot and how many cells of the KV cache |
+//! | `cache` | who holds which slot and how many cells of the KV cache, and what is shared |
+//! | `prefix_tree` | which tokens the cache holds |
+//! | `step_time` | how long a step will take |
 //! | `text`, `stop` | bytes to text, and the search for stop strings |
 
-mod cells;
+mod cache;
 mod event;
 mod ids;
 mod plan;
+mod prefix_tree;
 mod scheduler;
 mod sequence;
+mod step_time;
 mod stop;
 mod text;
 
+pub use cache::Sharing;
 pub use event::{Event, FinishReason, Usage};
 pub use ids::{SequenceId, SlotId, Token};
-pub use plan::{Plan, Row, Sampled};
+pub use plan::{CacheOp, Plan, Row, Sampled};
 pub use scheduler::{Limits, NewSequence, Scheduler, SubmitError};

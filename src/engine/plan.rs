@@ -7,17 +7,56 @@ use super::ids::{SequenceId, SlotId, Token};
 /// The work of one step.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Plan {
-    /// Slots whose KV is dropped before the rows run, ascending. A row may use such a slot.
-    pub evict: Vec<SlotId>,
+    /// What happens to the cache before the rows run, in this order and whether or not they then do.
+    pub cache: Vec<CacheOp>,
     /// At most `n_batch` rows; those of one sequence are adjacent and ascend in `pos`.
     pub rows: Vec<Row>,
 }
 
 impl Plan {
-    /// Whether there is nothing to do: neither a slot to drop nor a row to run.
+    /// Whether there is nothing to do, neither in the cache nor a row to run.
     pub fn is_empty(&self) -> bool {
-        self.evict.is_empty() && self.rows.is_empty()
+        self.cache.is_empty() && self.rows.is_empty()
     }
+}
+
+/// A change to what slots hold; it costs time in proportion to the cells of the cache, and copies no
+/// keys and values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CacheOp {
+    /// `slot` keeps its first `n_tokens` tokens, of which it has at least so many.
+    Keep {
+        /// Which slot.
+        slot: SlotId,
+        /// 0 empties it.
+        n_tokens: u32,
+    },
+    /// `to`, which is empty, holds the first `n_tokens` tokens of `from` as well.
+    Share {
+        /// Who computed them or shares them already.
+        from: SlotId,
+        /// Who shares them from now on.
+        to: SlotId,
+        /// At least 1.
+        n_tokens: u32,
+    },
+}
+
+impl CacheOp {
+    pub(super) fn keep(slot: SlotId, n_tokens: usize) -> Self {
+        let n_tokens = count(n_tokens);
+        Self::Keep { slot, n_tokens }
+    }
+
+    pub(super) fn share(from: SlotId, to: SlotId, n_tokens: usize) -> Self {
+        let n_tokens = count(n_tokens);
+        Self::Share { from, to, n_tokens }
+    }
+}
+
+/// A number of tokens of one sequence.
+pub(super) fn count(n: usize) -> u32 {
+    u32::try_from(n).expect("the scheduler keeps n_ctx within u32")
 }
 
 /// One token to run at one position of one slot.

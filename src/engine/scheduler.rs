@@ -1,50 +1,73 @@
 //! The scheduler: decides which tokens run in a step, and turns sampled tokens into events.
 //!
 //! The worker thread owns it and is its only caller. It must not block, look at a clock or touch
-//! the model: it sees tokens and hands out plain values. A step costs time in proportion to its
-//! rows and the running sequences; one in which sequences end, and each cancellation, also to the
-//! waiting ones.
+//! the model: it sees tokens and times and hands out plain values. A step costs time in proportion
+//! to its rows and the running sequences; one in which sequences end, and each cancellation, also to
+//! the waiting ones; an admission to its tokens and the slots.
 //!
 //! # Policy
 //! 1. Every decoding sequence gets one row, oldest first.
-//! 2. What is left of `n_batch` goes to prompts, in order of arrival, in chunks.
-//! 3. Waiting sequences are admitted in order of arrival while slots, cells and rows are left.
-//!    The cells of all tokens known are reserved at admission; each later token takes one more.
-//! 4. Where decoding needs a cell and none is free, the youngest running sequence is preempted: it
-//!    loses its slot and waits, first in line, to compute its tokens again.
+//! 2. Waiting sequences are admitted in order of arrival while slots and cells are left. What the
+//!    cache has of a sequence's tokens is shared; for the others cells are reserved.
+//! 3. A sequence whose beginning an older one is still computing waits until it can be shared, and
+//!    may be overtaken meanwhile.
+//! 4. What is left of `n_batch` goes to prompts, as far as the step then keeps to its time: half of it
+//!    to the oldest, so that it comes to its end, the rest to those with the least to do, so that
+//!    short prompts do not wait for long ones.
+//! 5. Where decoding needs a cell, ended sequences lose theirs, the one that was of use the longest
+//!    ago first. Where none is left, the youngest running sequence is preempted: it waits, at its
+//!    place in the order, to go on with what the cache will have kept of its tokens.
 //!
-//! Sequences run and wait in order of arrival, all running ones before all waiting ones, and only
-//! the youngest is ever preempted. So the oldest always progresses, and none waits for ever. Where
-//! `n_batch` is smaller than `n_slots`, at most `n_batch` sequences decode and the others wait.
+//! Only the youngest is ever preempted, and a sequence waits only for older ones. So the oldest
+//! always progresses, and none waits for ever. Priorities and deadlines would be another order than
+//! that of arrival, in `waiting` and `running`.
 
-use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
-use super::cells::Cells;
+use super::cache::{Cache, MIN_SHARED_TOKENS, Sharing};
 use super::event::Event;
-use super::ids::{SequenceId, SlotId, Token};
+use super::ids::{SequenceId, Token};
 use super::plan::{Plan, Row, Sampled};
-use super::sequence::Sequence;
+use super::prefix_tree::n_common;
+use super::sequence::{Leader, Sequence};
+use super::step_time::{StepSize, StepTime};
 
 /// More slots than llama.cpp has sequence ids (256); keeps a slot's number within `SlotId`.
 const MAX_SLOTS: usize = 1 << 12;
 
+/// How long a step may take that only reads prompts: a new request or a cancellation waits so long.
+const MAX_STEP: Duration = Duration::from_secs(1);
+
+/// What of its time a step is planned to take: predictions err.
+const AIM: f64 = 0.85;
+
+/// Rows that prompts get in every step, whatever it takes, so that they come to their end.
+const MIN_PROMPT_ROWS: usize = 8;
+
 /// What the scheduler may use.
 ///
-/// [`Scheduler::new`] raises zeros to 1 and lowers `n_ctx` to `n_cells`: a longer sequence could
-/// never run.
+/// [`Scheduler::new`] raises zeros to 1 and `n_cache_slots` to `n_slots`, and lowers `n_ctx` to
+/// `n_cells` and `n_slots` to `n_batch`: more could never run.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Sequences that run at the same time.
     pub n_slots: usize,
+    /// Slots of the KV cache: those beyond `n_slots` keep the tokens of ended sequences.
+    pub n_cache_slots: usize,
     /// Cells of the KV cache, over all slots; one cell holds one token.
     pub n_cells: usize,
+    /// What sequences may share of the cache.
+    pub sharing: Sharing,
     /// Tokens that one sequence may have, prompt and completion together.
     pub n_ctx: usize,
     /// Rows of one step.
     pub n_batch: usize,
     /// Sequences that may wait while all slots are taken.
     pub max_queue: usize,
+    /// How long a step may take that reads prompts while others decode: the time from one of their
+    /// tokens to the next.
+    pub target_itl: Duration,
 }
 
 /// A sequence to run.
@@ -91,44 +114,53 @@ pub enum SubmitError {
 /// Runs many sequences through one KV cache, step by step.
 ///
 /// # Invariants
-/// - `running` and `waiting` together hold exactly the keys of `sequences`, each once.
-/// - A sequence has a slot, open in `cells`, if and only if it is in `running`.
-/// - Every sequence in `running` came before every one in `waiting`; both are in order of arrival.
+/// - `running` and `waiting` together hold exactly the keys of `sequences`, each once, and each in
+///   order of arrival.
+/// - A sequence has a slot, running in `cache`, if and only if it is in `running`.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
-    cells: Cells,
+    cache: Cache,
     sequences: HashMap<SequenceId, Sequence>,
     running: Vec<SequenceId>,
-    waiting: VecDeque<SequenceId>,
+    waiting: Vec<SequenceId>,
+    n_arrived: u64,
     in_flight: InFlight,
+    step_time: StepTime,
 }
 
-/// What the plan handed out last contains, until `apply` or `fail_running` closes the step.
+/// The plan handed out last, until `apply` or `fail_running` closes the step.
 #[derive(Debug, Default)]
 struct InFlight {
-    evict: Vec<SlotId>,
     sequences: Vec<SequenceId>,
+    size: StepSize,
+    /// When it was handed out, if it reads prompts.
+    reads_since: Option<Instant>,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
     pub fn new(limits: Limits) -> Self {
         let n_cells = limits.n_cells.max(1);
+        let n_batch = limits.n_batch.max(1);
+        let n_slots = limits.n_slots.clamp(1, MAX_SLOTS.min(n_batch));
         let limits = Limits {
-            n_slots: limits.n_slots.clamp(1, MAX_SLOTS),
+            n_slots,
+            n_cache_slots: limits.n_cache_slots.clamp(n_slots, MAX_SLOTS),
             n_cells,
             n_ctx: limits.n_ctx.clamp(1, n_cells.min(u32::MAX as usize)),
-            n_batch: limits.n_batch.max(1),
-            max_queue: limits.max_queue,
+            n_batch,
+            ..limits
         };
         Self {
-            cells: Cells::new(limits.n_slots, limits.n_cells),
+            cache: Cache::new(limits.n_cache_slots, limits.n_cells, limits.sharing),
             limits,
             sequences: HashMap::new(),
             running: Vec::new(),
-            waiting: VecDeque::new(),
+            waiting: Vec::new(),
+            n_arrived: 0,
             in_flight: InFlight::default(),
+            step_time: StepTime::default(),
         }
     }
 
@@ -156,13 +188,14 @@ impl Scheduler {
         if self.sequences.len() >= n_slots.saturating_add(max_queue) {
             return Err(SubmitError::QueueFull { max_queue });
         }
-        self.waiting.push_back(new.id);
-        self.sequences.insert(new.id, Sequence::new(new));
+        self.n_arrived += 1;
+        self.waiting.push(new.id);
+        self.sequences
+            .insert(new.id, Sequence::new(new, self.n_arrived));
         Ok(())
     }
 
-    /// Forgets a sequence, whatever its state; no event follows, and its slot is in the next plan's
-    /// `evict`.
+    /// Forgets a sequence, whatever its state; no event follows.
     ///
     /// False if there is no such sequence: it has finished, failed, or was cancelled before.
     pub fn cancel(&mut self, id: SequenceId) -> bool {
@@ -178,65 +211,71 @@ impl Scheduler {
     pub fn schedule(&mut self, now: Instant) -> Plan {
         let mut plan = PlanBuilder::new(self.limits.n_batch);
         self.plan_decode(&mut plan);
-        plan.n_rows_max = plan.rows.len() + self.prefill_budget(plan.n_rows_left(), now);
-        self.plan_prefill(&mut plan);
-        self.plan_admitted(&mut plan);
-        let evict = self.cells.take_evict();
+        let n_decode_rows = plan.rows.len();
+        if plan.n_rows_left() > 0 {
+            self.admit_waiting();
+        }
+        self.plan_prompts(&mut plan);
         self.in_flight = InFlight {
-            evict: evict.clone(),
             sequences: plan.sequences,
+            size: plan.size,
+            reads_since: (plan.rows.len() > n_decode_rows).then_some(now),
         };
-        let rows = plan.rows;
-        Plan { evict, rows }
+        Plan {
+            cache: self.cache.take_ops(),
+            rows: plan.rows,
+        }
     }
 
     /// Takes what the plan's output rows sampled, and tells what came of it.
     ///
     /// Samples that nobody waits for are ignored: of sequences cancelled since, or second ones. A
-    /// sequence whose sample is missing loses its KV and computes its tokens again.
-    pub fn apply(&mut self, out: &[Sampled], _now: Instant) -> Vec<Event> {
-        let planned = std::mem::take(&mut self.in_flight).sequences;
+    /// sequence whose sample is missing waits to compute its last token again.
+    pub fn apply(&mut self, out: &[Sampled], now: Instant) -> Vec<Event> {
+        let planned = std::mem::take(&mut self.in_flight);
+        if let Some(since) = planned.reads_since {
+            self.step_time
+                .record(planned.size, now.saturating_duration_since(since));
+        }
         let mut events = Vec::with_capacity(out.len());
-        for &sequence in &planned {
-            let known = self.sequences.get_mut(&sequence);
-            if known.is_some_and(Sequence::take_start) {
-                events.push(Event::Started { sequence });
+        for &id in &planned.sequences {
+            let Some(sequence) = self.sequences.get_mut(&id) else {
+                continue;
+            };
+            if let Some(slot) = sequence.slot() {
+                self.cache.commit(slot, sequence.commit());
+            }
+            if sequence.take_start() {
+                events.push(Event::Started { sequence: id });
             }
         }
         for sampled in out {
             self.apply_one(sampled, &mut events);
         }
-        for id in planned {
-            if let Some(sequence) = self.sequences.get_mut(&id)
-                && sequence.take_awaited()
-                && let Some(slot) = sequence.slot()
-            {
-                sequence.restart();
-                self.cells.mark_evict(slot);
+        self.drop_forgotten();
+        for id in planned.sequences {
+            let sequence = self.sequences.get_mut(&id);
+            if sequence.is_some_and(Sequence::take_awaited) {
+                self.preempt(id);
             }
         }
-        self.drop_forgotten();
         events
     }
 
     /// Forgets every sequence of the plan handed out last, whose run failed, and names them.
     ///
-    /// Sequences without a row in that plan go on. What the plan should have evicted is evicted by
-    /// the next one, as the failed run may not have come so far.
+    /// Sequences without a row in that plan go on.
     pub fn fail_running(&mut self) -> Vec<SequenceId> {
-        let InFlight { evict, sequences } = std::mem::take(&mut self.in_flight);
-        for slot in evict {
-            self.cells.mark_evict(slot);
-        }
-        let failed = sequences.into_iter().filter(|&id| self.forget(id));
+        let planned = std::mem::take(&mut self.in_flight).sequences;
+        let failed = planned.into_iter().filter(|&id| self.forget(id));
         let failed = failed.collect();
         self.drop_forgotten();
         failed
     }
 
-    /// Whether the next plan would be empty: no sequence runs or waits, and no slot is to be evicted.
+    /// Whether the next plan would be empty: no sequence runs or waits, and the cache stays as it is.
     pub fn is_idle(&self) -> bool {
-        self.sequences.is_empty() && !self.cells.has_evict()
+        self.sequences.is_empty() && !self.cache.has_ops()
     }
 
     /// Sequences that hold a slot.
@@ -249,92 +288,158 @@ impl Scheduler {
         self.waiting.len()
     }
 
-    /// Cells of the KV cache that no sequence holds.
+    /// Cells of the KV cache that hold nothing and are not reserved.
     pub fn n_free_cells(&self) -> usize {
-        self.cells.n_free()
+        self.cache.n_free()
     }
 
-    /// Cells that running sequences hold or have reserved; with the free ones: `n_cells`.
+    /// Cells that running sequences use or have reserved.
     pub fn n_used_cells(&self) -> usize {
-        self.cells.n_used()
+        self.cache.n_used()
     }
 
-    /// Slots that no sequence holds.
-    pub fn n_free_slots(&self) -> usize {
-        self.cells.n_free_slots()
-    }
-
-    /// Every sequence known, oldest first.
-    pub fn ids(&self) -> impl Iterator<Item = SequenceId> + '_ {
-        self.running.iter().chain(&self.waiting).copied()
-    }
-
-    /// Rows that prompts may take of the `n_rows_left` that decoding leaves.
-    ///
-    /// All of them: the place for a budget of time, should prompts slow down the running answers.
-    fn prefill_budget(&self, n_rows_left: usize, _now: Instant) -> usize {
-        n_rows_left
+    /// Cells that hold only tokens of ended sequences; with the free and the used ones: `n_cells`.
+    pub fn n_cached_cells(&self) -> usize {
+        self.cache.n_cached()
     }
 
     /// One row for every decoding sequence, at the price of the youngest where cells are short.
     ///
-    /// There are rows enough: a sequence begins to decode after a row in a step that had one for
-    /// every sequence that decoded already, so that never more than `n_batch` decode.
+    /// There are rows enough, as no more than `n_batch` sequences run.
     fn plan_decode(&mut self, plan: &mut PlanBuilder) {
         let mut running_idx = 0;
         while let Some(&id) = self.running.get(running_idx) {
             let sequence = known(&mut self.sequences, id);
             if !sequence.is_ready_to_decode() {
                 running_idx += 1;
-            } else if sequence.slot().is_some_and(|slot| self.cells.grow(slot)) {
+            } else if sequence
+                .slot()
+                .is_some_and(|slot| self.cache.reserve(slot, 1))
+            {
                 plan.add(sequence, 1);
                 running_idx += 1;
-            } else {
-                // The last of `running` goes: this sequence or one without a row in this plan.
-                self.preempt_youngest();
+            } else if let Some(&youngest) = self.running.last() {
+                // This sequence or one without a row in this plan.
+                self.preempt(youngest);
             }
         }
     }
 
-    /// The next chunks of the prompts that have a slot already.
-    fn plan_prefill(&mut self, plan: &mut PlanBuilder) {
-        for &id in &self.running {
-            if plan.n_rows_left() == 0 {
-                return;
-            }
-            let sequence = known(&mut self.sequences, id);
-            plan.add(sequence, sequence.n_prefill_left());
-        }
-    }
-
-    /// Admits waiting sequences, each with its first chunk, until something is short.
-    fn plan_admitted(&mut self, plan: &mut PlanBuilder) {
-        while plan.n_rows_left() > 0
-            && let Some(&id) = self.waiting.front()
+    /// Gives slots to waiting sequences, in order of arrival, until something is short.
+    fn admit_waiting(&mut self) {
+        let mut waiting_idx = 0;
+        while self.running.len() < self.limits.n_slots
+            && let Some(&id) = self.waiting.get(waiting_idx)
         {
-            let sequence = known(&mut self.sequences, id);
-            let n_tokens = sequence.n_tokens();
+            if self.waits_to_share(id) {
+                waiting_idx += 1;
+                continue;
+            }
             // With a cell kept for the next token of everyone, itself included, the newcomer is not
             // preempted at once. A lone sequence always passes: it has fewer tokens than n_cells.
-            if self.cells.n_free() < n_tokens + 1 + self.running.len() {
-                return;
-            }
-            let Some(slot) = self.cells.open(n_tokens) else {
+            let n_spare = 1 + self.running.len();
+            let sequence = known(&mut self.sequences, id);
+            let Some(admitted) = self.cache.admit(sequence.tokens(), n_spare) else {
                 return;
             };
-            sequence.enter(slot);
-            plan.add(sequence, n_tokens);
-            self.waiting.pop_front();
-            self.running.push(id);
+            sequence.enter(admitted);
+            self.waiting.remove(waiting_idx);
+            insert_by_arrival(&mut self.running, &self.sequences, id);
         }
     }
 
-    fn preempt_youngest(&mut self) {
-        let Some(id) = self.running.pop() else { return };
-        if let Some(slot) = known(&mut self.sequences, id).leave() {
-            self.cells.close(slot);
+    /// Whether an older sequence is computing more of this one's beginning than the cache has.
+    fn waits_to_share(&mut self, id: SequenceId) -> bool {
+        let sequence = &self.sequences[&id];
+        if self.limits.sharing != Sharing::Prefix {
+            return false;
         }
-        self.waiting.push_front(id);
+        let is_on_its_way = |leader: Leader| {
+            self.sequences.get(&leader.id).is_some_and(|leading| {
+                leading.slot().is_some() && leading.n_computed() < leader.n_tokens
+            })
+        };
+        if sequence.leader.is_some_and(is_on_its_way) {
+            return true;
+        }
+        let leader = self.find_leader(sequence);
+        known(&mut self.sequences, id).leader = leader;
+        leader.is_some()
+    }
+
+    fn find_leader(&self, sequence: &Sequence) -> Option<Leader> {
+        let (_, beginning) = sequence.tokens().split_last()?;
+        let older = self.running.iter().map(|id| &self.sequences[id]);
+        let older = older.filter(|older| {
+            older.arrival < sequence.arrival && older.n_prefill_left() >= MIN_SHARED_TOKENS
+        });
+        let leaders = older.map(|older| Leader {
+            id: older.id,
+            n_tokens: n_common(older.prefill_tokens(), beginning),
+        });
+        let leader = leaders.max_by_key(|leader| leader.n_tokens)?;
+        let n_shareable = self.cache.n_shareable(sequence.tokens());
+        (leader.n_tokens >= n_shareable + MIN_SHARED_TOKENS).then_some(leader)
+    }
+
+    /// The next chunks of the prompts that have a slot.
+    fn plan_prompts(&mut self, plan: &mut PlanBuilder) {
+        let running = self.running.iter().map(|id| &self.sequences[id]);
+        let prompts = running.filter(|sequence| sequence.n_prefill_left() > 0);
+        let mut chunks: Vec<Chunk> = prompts.map(Chunk::of).collect();
+        let limit = if plan.rows.is_empty() {
+            MAX_STEP
+        } else {
+            self.limits.target_itl
+        };
+        self.size_chunks(&mut chunks, plan, limit.mul_f64(AIM));
+        for chunk in chunks {
+            plan.add(known(&mut self.sequences, chunk.id), chunk.n_rows);
+        }
+    }
+
+    /// Shares the rows and the time of a step out among the prompts, which come oldest first.
+    fn size_chunks(&self, chunks: &mut [Chunk], plan: &PlanBuilder, limit: Duration) {
+        let Some((oldest, others)) = chunks.split_first_mut() else {
+            return;
+        };
+        let n_rows_max = plan.n_rows_left();
+        let (mut n_rows, mut size) = (0, plan.size);
+        let mut grow = |chunk: &mut Chunk, limit: Duration, max_rows: usize| {
+            let pos = chunk.pos + chunk.n_rows;
+            let max_rows = max_rows.min(n_rows_max - n_rows).min(chunk.n_left());
+            let n_more = self.step_time.n_rows_within(limit, size, pos, max_rows);
+            size = size.plus(pos, n_more);
+            chunk.n_rows += n_more;
+            n_rows += n_more;
+            n_rows
+        };
+        if !others.is_empty() {
+            let decoding = self.step_time.predict(plan.size);
+            let half = decoding + limit.saturating_sub(decoding) / 2;
+            grow(oldest, half, n_rows_max.div_ceil(2));
+            let mut others: Vec<&mut Chunk> = others.iter_mut().collect();
+            others.sort_by_key(|chunk| chunk.n_left());
+            for chunk in others {
+                grow(chunk, limit, n_rows_max);
+            }
+        }
+        let n_rows = grow(oldest, limit, n_rows_max);
+        grow(
+            oldest,
+            Duration::MAX,
+            MIN_PROMPT_ROWS.saturating_sub(n_rows),
+        );
+    }
+
+    /// Takes a running sequence's slot and has it wait.
+    fn preempt(&mut self, id: SequenceId) {
+        self.running.retain(|&running| running != id);
+        let sequence = known(&mut self.sequences, id);
+        if let Some(slot) = sequence.leave() {
+            self.cache.release(slot);
+        }
+        insert_by_arrival(&mut self.waiting, &self.sequences, id);
     }
 
     fn apply_one(&mut self, sampled: &Sampled, events: &mut Vec<Event>) {
@@ -366,8 +471,11 @@ impl Scheduler {
         let Some(mut sequence) = self.sequences.remove(&id) else {
             return false;
         };
-        if let Some(slot) = sequence.leave() {
-            self.cells.close(slot);
+        let is_in_flight = sequence.is_in_flight();
+        match sequence.leave() {
+            Some(slot) if is_in_flight => self.cache.discard(slot),
+            Some(slot) => self.cache.release(slot),
+            None => {}
         }
         true
     }
@@ -382,12 +490,36 @@ impl Scheduler {
     }
 }
 
+/// The next rows of one prompt.
+struct Chunk {
+    id: SequenceId,
+    pos: usize,
+    n_prefill_left: usize,
+    n_rows: usize,
+}
+
+impl Chunk {
+    fn of(sequence: &Sequence) -> Self {
+        Self {
+            id: sequence.id,
+            pos: sequence.n_computed(),
+            n_prefill_left: sequence.n_prefill_left(),
+            n_rows: 0,
+        }
+    }
+
+    fn n_left(&self) -> usize {
+        self.n_prefill_left - self.n_rows
+    }
+}
+
 /// The plan of one step while it is made.
 struct PlanBuilder {
     n_rows_max: usize,
     rows: Vec<Row>,
     /// Whoever has rows, each once.
     sequences: Vec<SequenceId>,
+    size: StepSize,
 }
 
 impl PlanBuilder {
@@ -396,17 +528,18 @@ impl PlanBuilder {
             n_rows_max,
             rows: Vec::new(),
             sequences: Vec::new(),
+            size: StepSize::default(),
         }
     }
 
     fn n_rows_left(&self) -> usize {
-        self.n_rows_max.saturating_sub(self.rows.len())
+        self.n_rows_max - self.rows.len()
     }
 
-    /// Adds the sequence's next rows: `n_rows` of them, or as many as there is room for.
+    /// Adds the sequence's next `n_rows` rows, for which there is room.
     fn add(&mut self, sequence: &mut Sequence, n_rows: usize) {
-        let n_rows = n_rows.min(self.n_rows_left());
         if n_rows > 0 {
+            self.size = self.size.plus(sequence.n_computed(), n_rows);
             sequence.plan_rows(n_rows, &mut self.rows);
             self.sequences.push(sequence.id);
         }
@@ -416,4 +549,14 @@ impl PlanBuilder {
 fn known(sequences: &mut HashMap<SequenceId, Sequence>, id: SequenceId) -> &mut Sequence {
     let sequence = sequences.get_mut(&id);
     sequence.expect("running and waiting list only sequences of the map")
+}
+
+fn insert_by_arrival(
+    ids: &mut Vec<SequenceId>,
+    sequences: &HashMap<SequenceId, Sequence>,
+    id: SequenceId,
+) {
+    let arrival = sequences[&id].arrival;
+    let place = ids.partition_point(|id| sequences[id].arrival < arrival);
+    ids.insert(place, id);
 }

@@ -3,9 +3,10 @@
 //! The scheduler owns every sequence, on the worker thread. A sequence knows nothing of the others,
 //! and decides nothing about slots and cells.
 
+use super::cache::Admitted;
 use super::event::{FinishReason, Usage};
 use super::ids::{SequenceId, SlotId, Token};
-use super::plan::{Row, Sampled};
+use super::plan::{Row, Sampled, count};
 use super::scheduler::NewSequence;
 use super::stop::StopFilter;
 use super::text::TextDecoder;
@@ -13,12 +14,16 @@ use super::text::TextDecoder;
 /// A sequence from its submission to its end.
 ///
 /// # Invariants
-/// - `n_computed <= tokens.len()`, and 0 without a slot.
-/// - While `n_computed < n_prefill` it prefills and holds `n_prefill` cells; afterwards it decodes
-///   and holds `n_computed` cells.
+/// - `n_committed <= n_computed <= tokens.len()`, and both are 0 without a slot.
+/// - While `n_computed < n_prefill` it prefills, with cells for `n_prefill` tokens; afterwards it
+///   decodes, with cells for `n_computed`.
 #[derive(Debug)]
 pub(super) struct Sequence {
     pub(super) id: SequenceId,
+    /// Its place in the order of arrival.
+    pub(super) arrival: u64,
+    /// The prompt that it waits for, and how much of it: see `Scheduler::plan_admitted`.
+    pub(super) leader: Option<Leader>,
     /// Where its KV is; `None` while it waits.
     slot: Option<SlotId>,
     /// The prompt, then every token sampled. A sampled token gets its row in the next step.
@@ -26,8 +31,12 @@ pub(super) struct Sequence {
     n_prompt: usize,
     /// Tokens whose rows are in the KV, once the plan handed out last has run.
     n_computed: usize,
+    /// Tokens whose rows have run.
+    n_committed: usize,
     /// Tokens known when it got its slot: those that run in chunks, with cells reserved.
     n_prefill: usize,
+    /// Tokens of the prompt that it shared when it first got a slot.
+    n_cached: Option<usize>,
     /// Whether the plan handed out last has an output row of this sequence.
     awaits_sample: bool,
     /// Whether its `Started` event is out.
@@ -35,6 +44,14 @@ pub(super) struct Sequence {
     max_tokens: usize,
     decoder: TextDecoder,
     stop: StopFilter,
+}
+
+/// A running prompt whose beginning another sequence waits to share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Leader {
+    pub(super) id: SequenceId,
+    /// Tokens that the two have in common.
+    pub(super) n_tokens: usize,
 }
 
 /// What one sampled token did to its sequence.
@@ -47,15 +64,19 @@ pub(super) struct Accepted {
 }
 
 impl Sequence {
-    pub(super) fn new(new: NewSequence) -> Self {
+    pub(super) fn new(new: NewSequence, arrival: u64) -> Self {
         let max_tokens = new.max_tokens.map(usize::try_from);
         Self {
             id: new.id,
+            arrival,
+            leader: None,
             slot: None,
             n_prompt: new.prompt.len(),
             tokens: new.prompt,
             n_computed: 0,
+            n_committed: 0,
             n_prefill: 0,
+            n_cached: None,
             awaits_sample: false,
             is_started: false,
             max_tokens: max_tokens.and_then(Result::ok).unwrap_or(usize::MAX),
@@ -70,8 +91,18 @@ impl Sequence {
     }
 
     /// The prompt's tokens and those sampled so far.
-    pub(super) fn n_tokens(&self) -> usize {
-        self.tokens.len()
+    pub(super) fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+
+    /// The tokens that run in chunks, or did.
+    pub(super) fn prefill_tokens(&self) -> &[Token] {
+        &self.tokens[..self.n_prefill]
+    }
+
+    /// Tokens whose rows have run or are planned.
+    pub(super) fn n_computed(&self) -> usize {
+        self.n_computed
     }
 
     /// Tokens still to run in chunks.
@@ -86,22 +117,32 @@ impl Sequence {
             && self.n_computed < self.tokens.len()
     }
 
-    /// Begins to prefill in `slot`, where all its tokens have cells.
-    pub(super) fn enter(&mut self, slot: SlotId) {
-        self.slot = Some(slot);
-        self.restart();
+    /// Begins to prefill in `slot`, which holds the first `n_shared` tokens and has cells for all.
+    pub(super) fn enter(&mut self, admitted: Admitted) {
+        self.slot = Some(admitted.slot);
+        self.n_computed = admitted.n_shared;
+        self.n_committed = admitted.n_shared;
+        self.n_prefill = self.tokens.len();
+        self.n_cached.get_or_insert(admitted.n_shared);
     }
 
-    /// Gives up its slot, if it has one, and with it everything that was computed.
+    /// Gives up its slot, if it has one, with everything that was computed. Tokens and text stay.
     pub(super) fn leave(&mut self) -> Option<SlotId> {
-        self.restart();
+        self.n_computed = 0;
+        self.n_committed = 0;
+        self.n_prefill = 0;
         self.slot.take()
     }
 
-    /// Counts nothing as computed: all its tokens run again. Tokens and text stay as they are.
-    pub(super) fn restart(&mut self) {
-        self.n_computed = 0;
-        self.n_prefill = self.tokens.len();
+    /// The tokens that have run since the last call: those of the plan handed out last.
+    pub(super) fn commit(&mut self) -> &[Token] {
+        let start = std::mem::replace(&mut self.n_committed, self.n_computed);
+        &self.tokens[start..self.n_computed]
+    }
+
+    /// Whether rows are planned that have not run.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.n_committed < self.n_computed
     }
 
     /// Adds the rows of its next tokens, at most `max_rows`.
@@ -173,15 +214,11 @@ impl Sequence {
         Usage {
             prompt_tokens: count(self.n_prompt),
             completion_tokens: count(self.n_completion()),
-            cached_tokens: 0,
+            cached_tokens: count(self.n_cached.unwrap_or(0)),
         }
     }
 
     fn n_completion(&self) -> usize {
         self.tokens.len() - self.n_prompt
     }
-}
-
-fn count(n: usize) -> u32 {
-    u32::try_from(n).expect("the scheduler keeps n_ctx within u32")
 }

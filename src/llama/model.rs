@@ -12,10 +12,22 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::backend;
 use super::gguf::{GgufError, ModelFile};
-use crate::engine::Token;
+use crate::engine::{Sharing, Token};
 
 /// Bytes that one text may have, so that every count in llama.cpp's C interface holds it.
 const MAX_TEXT_BYTES: usize = 256 << 20;
+
+/// Architectures whose cache is several caches side by side, or holds what is no key or value of one
+/// token: llama.cpp does not promise for them that a beginning can be shared.
+const UNSHARED: [&str; 7] = [
+    "deepseek32",
+    "deepseek4",
+    "dots3note",
+    "glm-dsa",
+    "glm5-next",
+    "hy_v4",
+    "minimax-m3",
+];
 
 /// Characters that a vocabulary of [`splits_by_std_regex`] takes without a change to or from white
 /// space.
@@ -310,6 +322,30 @@ impl Model {
         // It has the allocation made above, which the request would hold as long as it runs.
         tokens.shrink_to_fit();
         Ok(tokens)
+    }
+
+    /// What sequences of this model may share in a cache that all of them use.
+    pub(super) fn sharing(&self) -> Sharing {
+        if UNSHARED.contains(&self.file.architecture.as_str()) {
+            Sharing::None
+        } else if self.has_states() || self.has_window() {
+            Sharing::Whole
+        } else {
+            Sharing::Prefix
+        }
+    }
+
+    /// Whether a sequence has a state that each of its tokens changes, and no earlier one can be had.
+    pub(super) fn has_states(&self) -> bool {
+        self.inner.is_recurrent() || self.inner.is_hybrid()
+    }
+
+    /// Whether some layers look at the last tokens only, and may forget those before them.
+    fn has_window(&self) -> bool {
+        let model = &raw const self.inner;
+        // SAFETY: in the version pinned, `LlamaModel` is a transparent wrapper around a non-null
+        // pointer to the model, which lives as long as `inner`; the call only reads a number.
+        unsafe { llama_cpp_sys_2::llama_model_n_swa(*model.cast()) > 0 }
     }
 
     pub(super) fn llama(&self) -> &LlamaModel {

@@ -17,11 +17,14 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::sampler::{Buffers, SampleError, Sampler};
 use super::{CacheType, Model, backend, threads};
-use crate::engine::{Plan, Row, Sampled, SequenceId, SlotId, Token};
+use crate::engine::{CacheOp, Plan, Row, Sampled, SequenceId, Sharing, SlotId, Token};
 use crate::protocol::SamplingParams;
 
 /// llama.cpp's limit on sequences of one context.
 pub const MAX_SLOTS: usize = 256;
+
+/// Its compressed cache, when unified, throws a C++ exception at a second sequence.
+const SINGLE_SEQUENCE: &str = "deepseek4";
 
 /// Making a context may write to the model, so it is done one at a time.
 static NEW_CONTEXT: Mutex<()> = Mutex::new(());
@@ -94,7 +97,10 @@ pub enum ContextError {
     WarmUp(RunError),
 }
 
-/// Why a plan did not run; what its slots hold is lost, and they must be evicted.
+const NO_SUCH_SLOT: &str = "there is no such slot";
+const TOO_FEW_TOKENS: &str = "the slot holds fewer tokens";
+
+/// Why a plan did not run; what its rows' slots hold is lost, and they must be emptied.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RunError {
     #[error("row {row} of the plan: {problem}")]
@@ -105,8 +111,8 @@ pub enum RunError {
         found: usize,
         limit: usize,
     },
-    #[error("the plan evicts slot {slot}, the slots are 0 to {max}")]
-    Evict { slot: u16, max: usize },
+    #[error("{op:?} cannot be done: {problem}")]
+    Cache { op: CacheOp, problem: &'static str },
     #[error("llama.cpp failed to decode {n_rows} rows: code {code} ({meaning})")]
     Decode {
         code: i32,
@@ -128,7 +134,7 @@ pub enum RowProblem {
         found: u32,
         expected: u32,
     },
-    #[error("slot {slot} was lost in a failed step and has not been evicted")]
+    #[error("slot {slot} was lost in a failed step and has not been emptied")]
     Lost { slot: u16 },
     #[error("sequence {} is not open", .sequence.0)]
     NotOpen { sequence: SequenceId },
@@ -156,6 +162,8 @@ pub struct Runner {
     held: Vec<Held>,
     buffers: Buffers,
     failures: Vec<(SequenceId, SampleError)>,
+    sharing: Sharing,
+    n_slots: usize,
     n_batch: usize,
     n_cells: usize,
     n_threads: u32,
@@ -164,11 +172,8 @@ pub struct Runner {
 impl Runner {
     /// Makes the context, with everything it will ever allocate, and runs one step on it.
     pub fn new(model: Arc<Model>, params: &ContextParams) -> Result<Self, ContextError> {
-        // Its compressed cache, when unified, throws a C++ exception at a second sequence.
-        let max_slots = match model.file().architecture.as_str() {
-            "deepseek4" => 1,
-            _ => MAX_SLOTS,
-        };
+        let is_single = model.file().architecture == SINGLE_SEQUENCE;
+        let max_slots = if is_single { 1 } else { MAX_SLOTS };
         for (name, value, max) in [
             ("n_parallel", params.n_slots, max_slots),
             ("n_ctx", params.n_cells, i32::MAX as usize / 2),
@@ -199,13 +204,24 @@ impl Runner {
         // llama.cpp may round: what counts is what it made.
         let n_batch = params.n_batch.min(context.n_batch() as usize);
         let n_cells = context.n_ctx() as usize;
+        let sharing = match is_single || !params.kv_unified {
+            true => Sharing::None,
+            false => model.sharing(),
+        };
+        // A recurrent state is memory of its own, made for each sequence that the context may have.
+        let n_cache_slots = match sharing == Sharing::None || model.has_states() {
+            true => params.n_slots,
+            false => MAX_SLOTS,
+        };
         let mut runner = Self {
             context,
             batch: LlamaBatch::new(n_batch, 1),
             samplers: HashMap::new(),
-            held: vec![Held::Tokens(0); params.n_slots],
+            held: vec![Held::Tokens(0); n_cache_slots],
             buffers: Buffers::default(),
             failures: Vec::new(),
+            sharing,
+            n_slots: params.n_slots,
             n_batch,
             n_cells,
             n_threads,
@@ -218,6 +234,16 @@ impl Runner {
     /// Cells that the KV cache really has: at least what was asked for.
     pub fn n_cells(&self) -> usize {
         self.n_cells
+    }
+
+    /// What the sequences of this context may share.
+    pub fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
+    /// Slots that can hold tokens, more than may have output rows in one plan.
+    pub fn n_cache_slots(&self) -> usize {
+        self.held.len()
     }
 
     /// Rows that a plan may have: at most what was asked for.
@@ -236,7 +262,7 @@ impl Runner {
         self.samplers.insert(id, sampler);
     }
 
-    /// Forgets a sequence's sampler. What its slot holds goes with a plan's `evict`.
+    /// Forgets a sequence's sampler. What its slot holds goes with a [`CacheOp`].
     pub fn close(&mut self, id: SequenceId) {
         self.samplers.remove(&id);
     }
@@ -250,11 +276,12 @@ impl Runner {
 
     /// Runs a plan and returns a sample for each output row, in the order of the rows.
     ///
-    /// After an error no slot of the plan may be used until a plan has evicted it.
+    /// After an error no slot of the plan's rows may be used until a plan has emptied it; what the plan
+    /// does to the cache is done all the same.
     pub fn run(&mut self, plan: &Plan) -> Result<Vec<Sampled>, RunError> {
         self.failures.clear();
         let ran = self
-            .evict(plan)
+            .change_cache(plan)
             .and_then(|()| self.check(plan))
             .and_then(|()| self.decode(plan));
         if let Err(error) = ran {
@@ -268,21 +295,55 @@ impl Runner {
         Ok(self.sample(plan))
     }
 
-    fn evict(&mut self, plan: &Plan) -> Result<(), RunError> {
-        for &SlotId(slot) in &plan.evict {
-            let max = self.held.len() - 1;
-            let held = self.held.get_mut(usize::from(slot));
-            let held = held.ok_or(RunError::Evict { slot, max })?;
-            if *held != Held::Tokens(0) {
-                // Removing a whole sequence succeeds for every kind of memory.
-                let removed = self
-                    .context
-                    .clear_kv_cache_seq(Some(u32::from(slot)), None, None);
-                debug_assert_eq!(removed, Ok(true));
-                *held = Held::Tokens(0);
-            }
+    fn change_cache(&mut self, plan: &Plan) -> Result<(), RunError> {
+        for &op in &plan.cache {
+            let done = match op {
+                CacheOp::Keep { slot, n_tokens } => self.keep(slot, n_tokens),
+                CacheOp::Share { from, to, n_tokens } => self.share(from, to, n_tokens),
+            };
+            done.map_err(|problem| RunError::Cache { op, problem })?;
         }
         Ok(())
+    }
+
+    fn keep(&mut self, slot: SlotId, n_tokens: u32) -> Result<(), &'static str> {
+        let held = self.held.get_mut(usize::from(slot.0));
+        let held = held.ok_or(NO_SUCH_SLOT)?;
+        let kept = Held::Tokens(n_tokens);
+        match *held {
+            Held::Tokens(n_held) if n_held < n_tokens => return Err(TOO_FEW_TOKENS),
+            Held::Lost if n_tokens > 0 => return Err(TOO_FEW_TOKENS),
+            held if held == kept => return Ok(()),
+            _ => *held = kept,
+        }
+        let start = (n_tokens > 0).then_some(n_tokens);
+        match self
+            .context
+            .clear_kv_cache_seq(Some(u32::from(slot.0)), start, None)
+        {
+            Ok(true) => Ok(()),
+            _ => {
+                self.held[usize::from(slot.0)] = Held::Lost;
+                Err("the memory of this model cannot be cut there")
+            }
+        }
+    }
+
+    fn share(&mut self, from: SlotId, to: SlotId, n_tokens: u32) -> Result<(), &'static str> {
+        let held = |slot: SlotId| self.held.get(usize::from(slot.0)).copied();
+        match (held(from), held(to)) {
+            (Some(Held::Tokens(n_held)), Some(Held::Tokens(0))) if n_held >= n_tokens => {
+                self.held[usize::from(to.0)] = Held::Tokens(n_tokens);
+            }
+            (None, _) | (_, None) => return Err(NO_SUCH_SLOT),
+            (_, Some(Held::Tokens(0))) => return Err(TOO_FEW_TOKENS),
+            _ => return Err("the slot is not empty"),
+        }
+        let (from, to) = (i32::from(from.0), i32::from(to.0));
+        let shared = self
+            .context
+            .copy_kv_cache_seq(from, to, None, Some(n_tokens));
+        shared.map_err(|_| "there is no such position")
     }
 
     /// Checks all that llama.cpp takes for granted, and fills the batch.
@@ -290,7 +351,7 @@ impl Runner {
         let n_outputs = plan.rows.iter().filter(|row| row.output).count();
         for (what, found, limit) in [
             ("rows", plan.rows.len(), self.n_batch),
-            ("output rows", n_outputs, self.held.len()),
+            ("output rows", n_outputs, self.n_slots),
         ] {
             if found > limit {
                 return Err(RunError::TooMany { what, found, limit });
@@ -398,13 +459,12 @@ impl Runner {
             pos: 0,
             output: false,
         };
-        let row = Plan {
-            evict: Vec::new(),
-            rows: vec![row],
-        };
-        self.run(&row)?;
         self.run(&Plan {
-            evict: vec![slot],
+            cache: Vec::new(),
+            rows: vec![row],
+        })?;
+        self.run(&Plan {
+            cache: vec![CacheOp::Keep { slot, n_tokens: 0 }],
             rows: Vec::new(),
         })?;
         Ok(())

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{LoadError, MAX_TEMPLATE_BYTES};
 use crate::config::{self, Device, ModelConfig, Parameters};
 use crate::delivery::Delivery;
-use crate::engine::Limits;
+use crate::engine::{Limits, Sharing};
 use crate::intake::{Intake, Reading};
 use crate::llama::{self, CacheType, ChatTemplate, ContextParams, FlashAttention, LoadParams};
 use crate::memory;
@@ -46,12 +47,22 @@ impl EnginePlan<'_> {
         parameters.sampling_parameters.check(n_ctx)?;
         let context = context_params(parameters, device, self.n_slots, n_cells);
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
+        let sharing = match parameters.enable_prefix_caching {
+            true => runner.sharing(),
+            false => Sharing::None,
+        };
         let limits = Limits {
             n_slots: self.n_slots,
+            n_cache_slots: match sharing {
+                Sharing::None => self.n_slots,
+                Sharing::Whole | Sharing::Prefix => runner.n_cache_slots(),
+            },
             n_cells: runner.n_cells(),
+            sharing,
             n_ctx: n_ctx as usize,
             n_batch: runner.n_batch(),
             max_queue: parameters.max_queue_size as usize,
+            target_itl: Duration::from_millis(u64::from(parameters.target_itl_ms)),
         };
         log::info!(
             "model '{}': n_ctx = {n_ctx} tokens {} {} slots, n_batch = {}, {} threads",

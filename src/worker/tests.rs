@@ -10,7 +10,7 @@ use crossbeam_channel::{Sender, bounded};
 
 use super::*;
 use crate::delivery::{Delivery, Wire};
-use crate::engine::Limits;
+use crate::engine::{Limits, Sharing};
 use crate::permit::Permit;
 use crate::triton::Times;
 
@@ -177,10 +177,13 @@ impl Bench {
     ) -> Self {
         let limits = Limits {
             n_slots: 4,
+            n_cache_slots: 4,
             n_cells: 4_000_000,
+            sharing: Sharing::None,
             n_ctx: 1_000_000,
             n_batch: 64,
             max_queue: 4,
+            target_itl: Duration::from_millis(100),
         };
         let (jobs, inbox) = bounded(8);
         let open = Arc::default();

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use triton_llm::engine::{
-    Event, Limits, NewSequence, Plan, Row, Sampled, Scheduler, SequenceId, SlotId, Token,
+    CacheOp, Event, Limits, NewSequence, Plan, Row, Sampled, Scheduler, SequenceId, Sharing,
+    SlotId, Token,
 };
 use triton_llm::llama::{
     CacheType, ContextParams, LoadParams, Model, RowProblem, RunError, Runner,
@@ -49,10 +50,13 @@ pub fn generate(
     let n_cells = runner.n_cells();
     let mut scheduler = Scheduler::new(Limits {
         n_slots,
+        n_cache_slots: n_slots,
         n_cells,
+        sharing: Sharing::None,
         n_ctx: n_cells,
         n_batch: runner.n_batch(),
         max_queue: requests.len(),
+        target_itl: Duration::from_secs(1),
     });
     let mut texts: HashMap<SequenceId, String> = HashMap::new();
     let now = Instant::now();
@@ -172,9 +176,13 @@ fn row(sequence: u64, slot: u16, token: i32, pos: u32, output: bool) -> Row {
     }
 }
 
-fn plan(evict: &[u16], rows: &[Row]) -> Plan {
+fn plan(emptied: &[u16], rows: &[Row]) -> Plan {
+    let emptied = emptied.iter().map(|&slot| CacheOp::Keep {
+        slot: SlotId(slot),
+        n_tokens: 0,
+    });
     Plan {
-        evict: evict.iter().map(|&slot| SlotId(slot)).collect(),
+        cache: emptied.collect(),
         rows: rows.to_vec(),
     }
 }
@@ -216,8 +224,11 @@ fn bad_plans_are_refused_and_cost_only_their_slots() {
             }),
         ),
         (
-            row(1, 2, 5, 0, true),
-            refused(RowProblem::Slot { slot: 2, max: 1 }),
+            row(1, 256, 5, 0, true),
+            refused(RowProblem::Slot {
+                slot: 256,
+                max: 255,
+            }),
         ),
         (
             row(9, 0, 5, 0, true),
@@ -242,9 +253,10 @@ fn bad_plans_are_refused_and_cost_only_their_slots() {
         let expected = RunError::TooMany { what, found, limit };
         assert_eq!(runner.run(&plan(&[0], rows)), Err(expected));
     }
-    assert_eq!(
-        runner.run(&plan(&[7], &[])),
-        Err(RunError::Evict { slot: 7, max: 1 })
+    let no_slot = runner.run(&plan(&[256], &[]));
+    assert!(
+        matches!(no_slot, Err(RunError::Cache { .. })),
+        "{no_slot:?}"
     );
     let out = runner
         .run(&plan(&[0], &[row(1, 0, 5, 0, true)]))

@@ -1,7 +1,12 @@
 //! A runner without a model: it keeps a KV cache as lists of tokens and checks every plan against
 //! it, and "samples" a token that depends on nothing but the sequence's own history.
 
-use triton_llm::engine::{FinishReason, NewSequence, Plan, Sampled, SequenceId, Token, Usage};
+use std::collections::{BTreeMap, BTreeSet};
+
+use triton_llm::engine::{
+    CacheOp, FinishReason, NewSequence, Plan, Row, Sampled, SequenceId, Sharing, SlotId, Token,
+    Usage,
+};
 
 /// What is sampled after `history`, the tokens of one sequence.
 pub type Sample = fn(SequenceId, &[Token]) -> Sampled;
@@ -9,23 +14,36 @@ pub type Sample = fn(SequenceId, &[Token]) -> Sampled;
 pub struct FakeRunner {
     n_cells: usize,
     n_batch: usize,
+    sharing: Sharing,
     sample: Sample,
     pub slots: Vec<FakeSlot>,
+    n_made: usize,
 }
 
 #[derive(Clone, Default)]
 pub struct FakeSlot {
+    /// Whose row ran here last.
     pub owner: Option<SequenceId>,
     pub tokens: Vec<Token>,
+    /// The cell of each token: another slot that shares it names the same.
+    cells: Vec<usize>,
 }
 
 impl FakeRunner {
-    pub fn new(n_slots: usize, n_cells: usize, n_batch: usize, sample: Sample) -> Self {
+    pub fn new(
+        n_slots: usize,
+        n_cells: usize,
+        n_batch: usize,
+        sharing: Sharing,
+        sample: Sample,
+    ) -> Self {
         Self {
             n_cells,
             n_batch,
+            sharing,
             sample,
             slots: vec![FakeSlot::default(); n_slots],
+            n_made: 0,
         }
     }
 
@@ -33,43 +51,85 @@ impl FakeRunner {
         self.run_part(plan, plan.rows.len())
     }
 
-    /// Evicts, then runs only the first `n_rows` rows, as a run that fails half-way does.
+    /// Changes the cache, then runs only the first `n_rows` rows, as a run that fails half-way does.
     pub fn run_part(&mut self, plan: &Plan, n_rows: usize) -> Vec<Sampled> {
-        assert!(plan.evict.is_sorted(), "evict not ascending: {plan:?}");
         assert!(
             plan.rows.len() <= self.n_batch,
             "more rows than n_batch: {plan:?}"
         );
-        for slot in &plan.evict {
-            self.slots[usize::from(slot.0)] = FakeSlot::default();
+        for &op in &plan.cache {
+            self.change_cache(op);
         }
         let mut out: Vec<Sampled> = Vec::new();
         for row in plan.rows.iter().take(n_rows) {
             let slot = &mut self.slots[usize::from(row.slot.0)];
-            let owner = *slot.owner.get_or_insert(row.sequence);
-            assert_eq!(owner, row.sequence, "slot is another's: {row:?}");
             assert_eq!(
                 slot.tokens.len(),
                 row.pos as usize,
                 "hole or double: {row:?}"
             );
+            slot.owner = Some(row.sequence);
             slot.tokens.push(row.token);
+            slot.cells.push(self.n_made);
+            self.n_made += 1;
             assert!(
-                !out.iter().any(|s| s.sequence == owner),
+                !out.iter().any(|s| s.sequence == row.sequence),
                 "row after output: {row:?}"
             );
             if row.output {
-                out.push((self.sample)(owner, &slot.tokens));
+                out.push((self.sample)(row.sequence, &slot.tokens));
             }
         }
-        let n_used: usize = self.slots.iter().map(|slot| slot.tokens.len()).sum();
-        assert!(n_used <= self.n_cells, "{n_used} cells used: {plan:?}");
-        let mut owners: Vec<_> = self.slots.iter().filter_map(|slot| slot.owner).collect();
-        owners.sort_unstable();
-        let n_owners = owners.len();
-        owners.dedup();
-        assert_eq!(owners.len(), n_owners, "a sequence is in two slots");
+        let n_held = self.n_held_cells();
+        assert!(n_held <= self.n_cells, "{n_held} cells used: {plan:?}");
+        let owners: BTreeMap<_, _> = plan.rows.iter().map(|r| (r.slot, r.sequence)).collect();
+        let is_owned = |row: &Row| owners[&row.slot] == row.sequence;
+        assert!(plan.rows.iter().all(is_owned), "shared slot: {plan:?}");
         out
+    }
+
+    /// Cells that hold a token, each counted once.
+    pub fn n_held_cells(&self) -> usize {
+        let cells = self.slots.iter().flat_map(|slot| &slot.cells);
+        cells.collect::<BTreeSet<_>>().len()
+    }
+
+    fn change_cache(&mut self, op: CacheOp) {
+        let idx = |slot: SlotId| usize::from(slot.0);
+        match op {
+            CacheOp::Keep { slot, n_tokens } => {
+                let slot = &mut self.slots[idx(slot)];
+                let n_tokens = n_tokens as usize;
+                assert!(n_tokens <= slot.tokens.len(), "too few to keep: {op:?}");
+                let may_cut = self.sharing == Sharing::Prefix;
+                assert!(
+                    may_cut || n_tokens == 0 || n_tokens == slot.tokens.len(),
+                    "cannot be cut: {op:?}"
+                );
+                slot.tokens.truncate(n_tokens);
+                slot.cells.truncate(n_tokens);
+                slot.owner = slot.owner.filter(|_| n_tokens > 0);
+            }
+            CacheOp::Share { from, to, n_tokens } => {
+                let n_tokens = n_tokens as usize;
+                let from = &self.slots[idx(from)];
+                assert!(n_tokens > 0 && n_tokens <= from.tokens.len(), "{op:?}");
+                let is_whole = n_tokens == from.tokens.len();
+                assert!(match self.sharing {
+                    Sharing::None => false,
+                    Sharing::Whole => is_whole,
+                    Sharing::Prefix => true,
+                });
+                let shared = FakeSlot {
+                    owner: None,
+                    tokens: from.tokens[..n_tokens].to_vec(),
+                    cells: from.cells[..n_tokens].to_vec(),
+                };
+                let to = &mut self.slots[idx(to)];
+                assert!(to.tokens.is_empty(), "not empty: {op:?}");
+                *to = shared;
+            }
+        }
     }
 }
 
@@ -127,8 +187,9 @@ pub struct Answer {
     pub usage: Usage,
 }
 
-/// Generates without scheduler, cache or streaming: from whole history and whole text.
-pub fn generate_alone(new: &NewSequence, n_ctx: usize, sample: Sample) -> Answer {
+/// Generates without scheduler, cache or streaming: from whole history and whole text. Returns all
+/// the tokens as well.
+pub fn generate_alone(new: &NewSequence, n_ctx: usize, sample: Sample) -> (Answer, Vec<Token>) {
     let mut history = new.prompt.clone();
     let mut bytes = Vec::new();
     let (text, reason) = loop {
@@ -162,11 +223,12 @@ pub fn generate_alone(new: &NewSequence, n_ctx: usize, sample: Sample) -> Answer
         completion_tokens: (history.len() - new.prompt.len()) as u32,
         cached_tokens: 0,
     };
-    Answer {
+    let answer = Answer {
         text,
         reason,
         usage,
-    }
+    };
+    (answer, history)
 }
 
 /// Where the stop string begins that is complete first; of several at one place, the longest.

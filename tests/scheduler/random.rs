@@ -11,13 +11,14 @@ use proptest::sample::Index;
 
 use crate::fake::{FakeRunner, generate_alone, sample_by_history};
 use triton_llm::engine::{
-    Event, Limits, NewSequence, Plan, Sampled, Scheduler, SequenceId, SubmitError, Token,
+    Event, Limits, NewSequence, Plan, Sampled, Scheduler, SequenceId, Sharing, SubmitError, Token,
+    Usage,
 };
 
 #[derive(Clone, Debug)]
 enum Op {
     Submit {
-        n_prompt: usize,
+        prompt: Prompt,
         max_tokens: Option<u32>,
         stop: Vec<String>,
     },
@@ -25,40 +26,67 @@ enum Op {
     Cancel(Index),
     /// A cancellation after the plan and before its samples.
     CancelInFlight(Index),
-    /// A step that fails, before the evictions or after some of its rows; a sequence may have been
-    /// cancelled meanwhile.
+    /// A step that fails after some of its rows; a sequence may have been cancelled meanwhile.
     Fail {
-        n_rows: Option<Index>,
+        n_rows: Index,
         cancel: Option<Index>,
     },
     /// A step that loses one of its samples.
     Lose(Index),
 }
 
+/// Some tokens that other prompts begin with too, then some of its own; or what a finished sequence
+/// had, its answer included, as the next turn of a chat.
+#[derive(Clone, Debug)]
+enum Prompt {
+    Fresh { n_common: usize, n_own: usize },
+    Goes { on_from: Index, n_own: usize },
+}
+
+fn prompt() -> impl Strategy<Value = Prompt> {
+    prop_oneof![
+        (0..40_usize, 1..12_usize).prop_map(|(n_common, n_own)| Prompt::Fresh { n_common, n_own }),
+        (any::<Index>(), 0..6_usize).prop_map(|(on_from, n_own)| Prompt::Goes { on_from, n_own }),
+    ]
+}
+
+fn sharing() -> impl Strategy<Value = Sharing> {
+    prop_oneof![
+        1 => Just(Sharing::None),
+        1 => Just(Sharing::Whole),
+        3 => Just(Sharing::Prefix)
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let max_tokens = prop_oneof![Just(None), (1..20_u32).prop_map(Some)];
     let stop = prop_oneof!["stop", "ab?a", "\u{20AC}", "c s", "b\u{FFFD}"];
-    let submit = (1..24_usize, max_tokens, vec(stop, 0..3));
+    let submit = (prompt(), max_tokens, vec(stop, 0..3));
     prop_oneof![
-        8 => submit.prop_map(|(n_prompt, max_tokens, stop)| Op::Submit { n_prompt, max_tokens, stop }),
+        8 => submit.prop_map(|(prompt, max_tokens, stop)| Op::Submit { prompt, max_tokens, stop }),
         8 => (1..12_usize).prop_map(Op::Steps),
         2 => any::<Index>().prop_map(Op::Cancel),
         2 => any::<Index>().prop_map(Op::CancelInFlight),
-        1 => any::<(Option<Index>, Option<Index>)>()
+        1 => any::<(Index, Option<Index>)>()
             .prop_map(|(n_rows, cancel)| Op::Fail { n_rows, cancel }),
         1 => any::<Index>().prop_map(Op::Lose),
     ]
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    let n_cells = 2..64_usize;
-    (1..7_usize, n_cells, any::<Index>(), 1..12_usize, 0..9_usize).prop_map(
-        |(n_slots, n_cells, n_ctx, n_batch, max_queue)| Limits {
+    let slots = (1..7_usize, 0..6_usize);
+    let n_cells = prop_oneof![2..64_usize, 64..256_usize];
+    let rest = (any::<Index>(), 1..24_usize, 0..9_usize, sharing());
+    (slots, n_cells, rest).prop_map(
+        |((n_slots, n_kept), n_cells, (n_ctx, n_batch, max_queue, sharing))| Limits {
             n_slots,
+            n_cache_slots: n_slots + n_kept,
             n_cells,
+            sharing,
             n_ctx: 2 + n_ctx.index(n_cells - 1),
             n_batch,
             max_queue,
+            target_itl: Duration::from_millis(20),
         },
     )
 }
@@ -68,9 +96,11 @@ struct Live {
     new: NewSequence,
     text: String,
     is_started: bool,
-    /// Tokens known, and how many were known when it last began to run from position 0.
+    /// Tokens known, and how many were known when it last got a slot.
     n_tokens: usize,
     n_reserved: usize,
+    /// Where its first row was, the first time.
+    n_cached: Option<u32>,
 }
 
 struct World {
@@ -79,44 +109,51 @@ struct World {
     runner: FakeRunner,
     now: Instant,
     live: BTreeMap<SequenceId, Live>,
+    /// All tokens of sequences that have finished.
+    finished: Vec<Vec<Token>>,
     n_submitted: u64,
-    last_started: Option<SequenceId>,
     n_preempted: usize,
+    n_shared: usize,
     n_finished: usize,
-    /// Once a sample was lost, a sequence may hold cells without a row in the cache.
-    is_lossy: bool,
 }
 
 impl World {
     fn new(limits: Limits) -> Self {
-        let (n_slots, n_cells) = (limits.n_slots, limits.n_cells);
         Self {
             limits,
             scheduler: Scheduler::new(limits),
-            runner: FakeRunner::new(n_slots, n_cells, limits.n_batch, sample_by_history),
+            runner: FakeRunner::new(
+                limits.n_cache_slots,
+                limits.n_cells,
+                limits.n_batch,
+                limits.sharing,
+                sample_by_history,
+            ),
             now: Instant::now(),
             live: BTreeMap::new(),
+            finished: Vec::new(),
             n_submitted: 0,
-            last_started: None,
             n_preempted: 0,
+            n_shared: 0,
             n_finished: 0,
-            is_lossy: false,
         }
     }
 
     fn perform(&mut self, op: Op) {
         match op {
             Op::Submit {
-                n_prompt,
+                prompt,
                 max_tokens,
                 stop,
-            } => self.submit(n_prompt, max_tokens, stop),
+            } => {
+                let prompt = self.prompt(&prompt);
+                self.submit(prompt, max_tokens, stop);
+            }
             Op::Steps(n_steps) => (0..n_steps).for_each(|_| self.step()),
             Op::Cancel(which) => self.cancel(which),
             Op::CancelInFlight(which) => {
                 let plan = self.schedule();
                 let out = self.runner.run(&plan);
-                self.check_cache();
                 self.cancel(which);
                 self.apply(&out);
             }
@@ -126,7 +163,6 @@ impl World {
                 let mut out = self.runner.run(&plan);
                 if !out.is_empty() {
                     out.remove(which.index(out.len()));
-                    self.is_lossy = true;
                 }
                 self.apply(&out);
             }
@@ -134,25 +170,44 @@ impl World {
         self.check_counts();
     }
 
-    fn submit(&mut self, n_prompt: usize, max_tokens: Option<u32>, stop: Vec<String>) {
+    fn prompt(&self, prompt: &Prompt) -> Vec<Token> {
+        let own = |n_own: usize| {
+            let first = self.n_submitted as i32 * 1000;
+            (0..n_own as i32).map(move |idx| Token(-1 - first - idx))
+        };
+        match prompt {
+            Prompt::Goes { on_from, n_own } if !self.finished.is_empty() => {
+                let before = &self.finished[on_from.index(self.finished.len())];
+                before.iter().copied().chain(own(*n_own)).collect()
+            }
+            Prompt::Goes { n_own, .. } => own(1 + n_own).collect(),
+            Prompt::Fresh { n_common, n_own } => {
+                let common = (0..*n_common as i32).map(Token);
+                common.chain(own(*n_own)).collect()
+            }
+        }
+    }
+
+    fn submit(&mut self, prompt: Vec<Token>, max_tokens: Option<u32>, stop: Vec<String>) {
         let id = SequenceId(self.n_submitted);
-        let prompt = (0..n_prompt).map(|idx| Token(id.0 as i32 * 1000 + idx as i32));
+        let n_prompt = prompt.len();
         let new = NewSequence {
             id,
-            prompt: prompt.collect(),
+            prompt,
             max_tokens,
             stop,
         };
         let Limits {
             n_slots,
             n_ctx,
+            n_batch,
             max_queue,
             ..
         } = self.limits;
         let expected = if n_prompt >= n_ctx {
             let n_tokens = n_prompt;
             Err(SubmitError::PromptTooLong { n_tokens, n_ctx })
-        } else if self.live.len() >= n_slots + max_queue {
+        } else if self.live.len() >= n_slots.min(n_batch) + max_queue {
             Err(SubmitError::QueueFull { max_queue })
         } else {
             Ok(())
@@ -166,6 +221,7 @@ impl World {
                 is_started: false,
                 n_tokens: n_prompt,
                 n_reserved: 0,
+                n_cached: None,
             };
             self.live.insert(id, live);
         }
@@ -174,7 +230,6 @@ impl World {
     fn step(&mut self) {
         let plan = self.schedule();
         let out = self.runner.run(&plan);
-        self.check_cache();
         self.apply(&out);
         self.check_counts();
     }
@@ -189,34 +244,20 @@ impl World {
             self.live.is_empty(),
             "a step without progress"
         );
-        for row in &plan.rows {
-            let live = self
-                .live
-                .get_mut(&row.sequence)
-                .expect("rows of a sequence that ended");
-            if row.pos == 0 {
+        for run in plan.rows.chunk_by(|a, b| a.sequence == b.sequence) {
+            let live = self.live.get_mut(&run[0].sequence);
+            let live = live.expect("rows of a sequence that ended");
+            if live.n_cached.is_none() {
+                live.n_cached = Some(run[0].pos);
+                self.n_shared += run[0].pos as usize;
+            }
+            let slot = &self.runner.slots[usize::from(run[0].slot.0)];
+            if slot.owner != Some(run[0].sequence) || (slot.tokens.len() as u32) < run[0].pos {
                 self.n_preempted += usize::from(live.n_reserved > 0);
                 live.n_reserved = live.n_tokens;
             }
         }
         plan
-    }
-
-    /// After a run: nobody's KV is left who has no slot, and everyone holds exactly what they need.
-    fn check_cache(&self) {
-        let mut n_used = 0;
-        let mut n_owners = 0;
-        for slot in &self.runner.slots {
-            let Some(owner) = slot.owner else { continue };
-            let live = &self.live[&owner];
-            n_used += slot.tokens.len().max(live.n_reserved);
-            n_owners += 1;
-        }
-        assert!(n_used <= self.scheduler.n_used_cells());
-        if !self.is_lossy {
-            assert_eq!(n_used, self.scheduler.n_used_cells());
-            assert_eq!(n_owners, self.scheduler.n_running());
-        }
     }
 
     fn cancel(&mut self, which: Index) {
@@ -229,12 +270,10 @@ impl World {
         }
     }
 
-    fn fail(&mut self, n_rows: Option<Index>, cancel: Option<Index>) {
+    fn fail(&mut self, n_rows: Index, cancel: Option<Index>) {
         let plan = self.schedule();
-        if let Some(n_rows) = n_rows {
-            self.runner
-                .run_part(&plan, n_rows.index(plan.rows.len() + 1));
-        }
+        self.runner
+            .run_part(&plan, n_rows.index(plan.rows.len() + 1));
         if let Some(which) = cancel {
             self.cancel(which);
         }
@@ -267,8 +306,6 @@ impl World {
                         !std::mem::replace(&mut live.is_started, true),
                         "started twice"
                     );
-                    assert!(self.last_started < Some(sequence), "started out of order");
-                    self.last_started = Some(sequence);
                 }
                 Event::Text { sequence, text } => {
                     let live = self.live.get_mut(&sequence).expect("text after its end");
@@ -281,9 +318,16 @@ impl World {
                     usage,
                 } => {
                     let live = self.live.remove(&sequence).expect("finished after its end");
-                    let alone = generate_alone(&live.new, self.limits.n_ctx, sample_by_history);
+                    let (alone, tokens) =
+                        generate_alone(&live.new, self.limits.n_ctx, sample_by_history);
                     assert_eq!(live.text, alone.text);
-                    assert_eq!((reason, usage), (alone.reason, alone.usage));
+                    let cached_tokens = live.n_cached.expect("it has run");
+                    let expected = Usage {
+                        cached_tokens,
+                        ..alone.usage
+                    };
+                    assert_eq!((reason, usage), (alone.reason, expected));
+                    self.finished.push(tokens);
                     self.n_finished += 1;
                 }
             }
@@ -292,7 +336,7 @@ impl World {
 
     /// What an unfinished sequence has shown must be the beginning of what it gives alone.
     fn check_beginning(&self, live: &Live) {
-        let alone = generate_alone(&live.new, self.limits.n_ctx, sample_by_history);
+        let (alone, _) = generate_alone(&live.new, self.limits.n_ctx, sample_by_history);
         assert!(
             alone.text.starts_with(&live.text),
             "{:?} in {alone:?}",
@@ -302,13 +346,10 @@ impl World {
 
     fn check_counts(&self) {
         let s = &self.scheduler;
-        assert_eq!(s.n_free_cells() + s.n_used_cells(), self.limits.n_cells);
-        assert_eq!(s.n_running() + s.n_free_slots(), self.limits.n_slots);
+        let n_cells = s.n_free_cells() + s.n_used_cells() + s.n_cached_cells();
+        assert_eq!(n_cells, self.limits.n_cells);
+        assert!(s.n_running() <= self.limits.n_slots);
         assert_eq!(s.n_running() + s.n_waiting(), self.live.len());
-        assert!(
-            s.ids().eq(self.live.keys().copied()),
-            "not in order of arrival"
-        );
     }
 
     /// Steps until nothing is left, within a bound: each token of each sequence, twice, takes at
@@ -325,12 +366,10 @@ impl World {
         assert!(self.live.is_empty(), "{} sequences starve", self.live.len());
         assert!(self.scheduler.is_idle());
         assert_eq!(self.scheduler.n_used_cells(), 0);
-        assert_eq!(self.scheduler.n_free_slots(), self.limits.n_slots);
-        let slots = &self.runner.slots;
-        assert!(
-            slots.iter().all(|slot| slot.tokens.is_empty()),
-            "KV left when idle"
-        );
+        assert_eq!(self.runner.n_held_cells(), self.scheduler.n_cached_cells());
+        if self.limits.sharing == Sharing::None {
+            assert_eq!(self.runner.n_held_cells(), 0, "KV left when idle");
+        }
     }
 }
 
@@ -355,15 +394,46 @@ proptest! {
 fn a_crowded_cache_preempts_and_finishes_all() {
     let mut world = World::new(Limits {
         n_slots: 6,
+        n_cache_slots: 12,
         n_cells: 40,
+        sharing: Sharing::Prefix,
         n_ctx: 40,
         n_batch: 8,
         max_queue: 100,
+        target_itl: Duration::from_millis(20),
     });
     for idx in 0..100 {
-        world.submit(1 + idx % 9, None, Vec::new());
+        let prompt = Prompt::Fresh {
+            n_common: 0,
+            n_own: 1 + idx % 9,
+        };
+        world.submit(world.prompt(&prompt), None, Vec::new());
     }
     world.drain();
     assert_eq!(world.n_finished, 100);
     assert!(world.n_preempted >= 50, "{} preempted", world.n_preempted);
+}
+
+/// Nor without sharing: of 30 prompts with 32 tokens in common, 29 share them.
+#[test]
+fn a_common_beginning_is_computed_once() {
+    let mut world = World::new(Limits {
+        n_slots: 6,
+        n_cache_slots: 12,
+        n_cells: 400,
+        sharing: Sharing::Prefix,
+        n_ctx: 100,
+        n_batch: 32,
+        max_queue: 100,
+        target_itl: Duration::from_millis(20),
+    });
+    for n_own in 1..31 {
+        let prompt = Prompt::Fresh {
+            n_common: 32,
+            n_own,
+        };
+        world.submit(world.prompt(&prompt), Some(4), Vec::new());
+    }
+    world.drain();
+    assert_eq!((world.n_finished, world.n_shared), (30, 29 * 32));
 }

@@ -1,13 +1,13 @@
 //! From pieces of bytes to text events: characters, stop strings, and what is kept back.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::fake::{find_first_stop, n_whole_bytes};
 use triton_llm::engine::{
-    Event, FinishReason, Limits, NewSequence, Sampled, Scheduler, SequenceId, Token,
+    Event, FinishReason, Limits, NewSequence, Sampled, Scheduler, SequenceId, Sharing, Token,
 };
 
 /// Text shown after each piece, and why it ended.
@@ -24,10 +24,13 @@ fn feed(pieces: &[Option<&[u8]>], stop: &[String], max_tokens: Option<u32>) -> S
     let sequence = SequenceId(1);
     let mut scheduler = Scheduler::new(Limits {
         n_slots: 1,
+        n_cache_slots: 1,
         n_cells: 4096,
+        sharing: Sharing::None,
         n_ctx: 4096,
         n_batch: 4,
         max_queue: 0,
+        target_itl: Duration::from_millis(100),
     });
     let new = NewSequence {
         id: sequence,
