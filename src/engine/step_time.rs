@@ -20,8 +20,11 @@ const FIT_ORDER: [usize; 3] = [1, 2, 0];
 /// A step that took longer than the prediction by this factor was held up by something else.
 const MAX_SURPRISE: f64 = 2.0;
 
-/// Rows of the first prompt step, whose time nobody knows.
-const FIRST_ROWS: usize = 32;
+/// Rows of the first step, whose time nobody knows.
+const FIRST_ROWS: f64 = 32.0;
+
+/// How much larger than all before it a step may be: what many rows take is not known from a few.
+const MAX_GROWTH: f64 = 1.5;
 
 /// Steps after which the prediction is good enough to call another time a surprise.
 const N_STEPS_TO_TRUST: u32 = 4;
@@ -58,6 +61,7 @@ pub(super) struct StepTime {
     products: [[f64; 3]; 3],
     targets: [f64; 3],
     n_steps: u32,
+    max_rows: f64,
 }
 
 impl StepTime {
@@ -81,6 +85,7 @@ impl StepTime {
             }
         }
         self.n_steps = self.n_steps.saturating_add(1);
+        self.max_rows = self.max_rows.max(size.n_rows);
     }
 
     /// How many of `max_rows` rows from position `pos` can join a step of size `base` so that it
@@ -92,10 +97,11 @@ impl StepTime {
         pos: usize,
         max_rows: usize,
     ) -> usize {
-        if self.n_steps == 0 {
-            return max_rows.min(FIRST_ROWS);
-        }
-        let fits = |n_rows| self.predict(base.plus(pos, n_rows)) <= limit;
+        let known_rows = FIRST_ROWS.max(MAX_GROWTH * self.max_rows);
+        let fits = |n_rows| {
+            let size = base.plus(pos, n_rows);
+            size.n_rows <= known_rows && self.predict(size) <= limit
+        };
         let (mut low, mut high) = (0, max_rows);
         while low < high {
             let middle = (low + high).div_ceil(2);

@@ -3,4 +3,7 @@
 mod fake;
 mod policy;
 mod random;
+mod sharing;
+mod show;
 mod text;
+mod time;

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::fake::{FakeRunner, sample_x};
+use crate::show::{show_events, show_plan};
 use triton_llm::engine::{
-    CacheOp, Event, Limits, NewSequence, Plan, Sampled, Scheduler, SequenceId, Sharing,
-    SubmitError, Token,
+    Limits, NewSequence, Sampled, Scheduler, SequenceId, Sharing, SubmitError, Token,
 };
 
 /// One line of a table.
@@ -104,45 +104,6 @@ fn check(limits: Limits, table: &[Do]) {
             scheduler.n_free_cells() + scheduler.n_used_cells() + scheduler.n_cached_cells();
         assert_eq!(n_cells, limits.n_cells, "line {line_idx}");
     }
-}
-
-/// `-0 1@0:0-2*`: slot 0 is emptied; sequence 1 in slot 0 runs positions 0 to 2, then samples.
-/// `0[16] 0>1[16]`: slot 0 keeps 16 tokens, and slot 1 shares them.
-fn show_plan(plan: &Plan) -> String {
-    let changes = plan.cache.iter().map(|op| match op {
-        CacheOp::Keep { slot, n_tokens: 0 } => format!("-{}", slot.0),
-        CacheOp::Keep { slot, n_tokens } => format!("{}[{n_tokens}]", slot.0),
-        CacheOp::Share { from, to, n_tokens } => format!("{}>{}[{n_tokens}]", from.0, to.0),
-    });
-    let runs = plan.rows.chunk_by(|a, b| a.sequence == b.sequence);
-    let runs = runs.map(|run| {
-        let (first, last) = (&run[0], &run[run.len() - 1]);
-        let end = if last.output { "*" } else { "" };
-        let (id, slot, pos) = (first.sequence.0, first.slot.0, first.pos);
-        if run.len() == 1 {
-            return format!("{id}@{slot}:{pos}{end}");
-        }
-        format!("{id}@{slot}:{pos}-{}{end}", last.pos)
-    });
-    changes.chain(runs).collect::<Vec<_>>().join(" ")
-}
-
-/// `1! 1+x 1.length(2,3)`: 1 started, gave `x`, and finished with 2 prompt and 3 sampled tokens.
-fn show_events(events: &[Event]) -> String {
-    let shown = events.iter().map(|event| match event {
-        Event::Started { sequence } => format!("{}!", sequence.0),
-        Event::Text { sequence, text } => format!("{}+{text}", sequence.0),
-        Event::Finished {
-            sequence,
-            reason,
-            usage,
-        } => {
-            let (n_prompt, n_completion) = (usage.prompt_tokens, usage.completion_tokens);
-            let reason = reason.as_str();
-            format!("{}.{reason}({n_prompt},{n_completion})", sequence.0)
-        }
-    });
-    shown.collect::<Vec<_>>().join(" ")
 }
 
 #[test]

@@ -1,0 +1,214 @@
+//! Who shares whose tokens in the cache: small stories and the plans that must follow.
+
+use std::time::{Duration, Instant};
+
+use crate::fake::{FakeRunner, sample_x};
+use crate::show::show_plan;
+use triton_llm::engine::{
+    Event, Limits, NewSequence, Scheduler, SequenceId, Sharing, Token, Usage,
+};
+
+struct Story {
+    scheduler: Scheduler,
+    runner: FakeRunner,
+    now: Instant,
+    finished: Vec<(u64, Usage)>,
+}
+
+impl Story {
+    fn new(n_slots: usize, n_cells: usize, n_batch: usize, sharing: Sharing) -> Self {
+        let limits = Limits {
+            n_slots,
+            n_cache_slots: n_slots + 2,
+            n_cells,
+            sharing,
+            n_ctx: n_cells,
+            n_batch,
+            max_queue: 8,
+            target_itl: Duration::from_secs(1),
+        };
+        Self {
+            scheduler: Scheduler::new(limits),
+            runner: FakeRunner::new(limits.n_cache_slots, n_cells, n_batch, sharing, sample_x),
+            now: Instant::now(),
+            finished: Vec::new(),
+        }
+    }
+
+    fn submit(&mut self, id: u64, prompt: &[Token], max_tokens: u32) {
+        let new = NewSequence {
+            id: SequenceId(id),
+            prompt: prompt.to_vec(),
+            max_tokens: Some(max_tokens),
+            stop: Vec::new(),
+        };
+        self.scheduler.submit(new).expect("the story admits it");
+    }
+
+    fn step(&mut self, expected: &str) {
+        let plan = self.scheduler.schedule(self.now);
+        assert_eq!(show_plan(&plan), expected);
+        let out = self.runner.run(&plan);
+        for event in self.scheduler.apply(&out, self.now) {
+            if let Event::Finished {
+                sequence, usage, ..
+            } = event
+            {
+                self.finished.push((sequence.0, usage));
+            }
+        }
+    }
+
+    fn check_cells(&self, n_used: usize, n_cached: usize) {
+        let s = &self.scheduler;
+        assert_eq!((s.n_used_cells(), s.n_cached_cells()), (n_used, n_cached));
+    }
+
+    fn cached_tokens(&self, id: u64) -> u32 {
+        let finished = self.finished.iter().find(|(finished, _)| *finished == id);
+        finished.expect("it has finished").1.cached_tokens
+    }
+}
+
+/// `n_common` tokens that other prompts begin with too, then `n_own` of its own.
+fn prompt(id: i32, n_common: i32, n_own: i32) -> Vec<Token> {
+    let own = (0..n_own).map(|idx| Token(id * 1000 + idx));
+    (500..500 + n_common).map(Token).chain(own).collect()
+}
+
+#[test]
+fn what_an_ended_sequence_computed_is_shared() {
+    let mut story = Story::new(2, 256, 64, Sharing::Prefix);
+    story.submit(1, &prompt(1, 20, 4), 2);
+    story.step("1@0:0-23*");
+    story.step("1@0:24*");
+    story.check_cells(0, 25);
+    story.submit(2, &prompt(2, 20, 3), 1);
+    story.step("0>1[20] 2@1:20-22*");
+    assert_eq!((story.cached_tokens(1), story.cached_tokens(2)), (0, 20));
+    story.check_cells(0, 28);
+    assert!(story.scheduler.is_idle());
+}
+
+#[test]
+fn the_next_turn_of_a_chat_goes_on_in_its_slot() {
+    let mut story = Story::new(2, 256, 64, Sharing::Prefix);
+    let mut chat = prompt(1, 0, 24);
+    story.submit(1, &chat, 3);
+    story.step("1@0:0-23*");
+    story.step("1@0:24*");
+    story.step("1@0:25*");
+    // What `sample_x` gives after 24, 25 and 26 tokens; the last one was not computed.
+    chat.extend([Token(24), Token(25), Token(26), Token(9)]);
+    story.submit(2, &chat, 1);
+    story.step("2@0:26-27*");
+    assert_eq!(story.cached_tokens(2), 26);
+}
+
+#[test]
+fn a_running_sequence_shares_too_and_the_last_token_is_always_computed() {
+    let mut story = Story::new(3, 256, 64, Sharing::Prefix);
+    story.submit(1, &prompt(1, 20, 0), 9);
+    story.step("1@0:0-19*");
+    story.submit(2, &prompt(2, 20, 0), 9);
+    story.submit(3, &prompt(3, 18, 2), 9);
+    // Of several slots with the same tokens any will do.
+    story.step("0>1[19] 1>2[18] 1@0:20* 2@1:19* 3@2:18-19*");
+    story.check_cells(21 + 1 + 2, 0);
+}
+
+#[test]
+fn short_beginnings_are_computed_again() {
+    let mut story = Story::new(2, 256, 64, Sharing::Prefix);
+    story.submit(1, &prompt(1, 15, 10), 1);
+    story.step("1@0:0-24*");
+    story.submit(2, &prompt(2, 15, 1), 1);
+    story.step("2@1:0-15*");
+    assert_eq!(story.cached_tokens(2), 0);
+}
+
+#[test]
+fn who_waits_for_a_beginning_is_overtaken_and_then_shares_it() {
+    let mut story = Story::new(3, 256, 20, Sharing::Prefix);
+    story.submit(1, &prompt(1, 40, 1), 9);
+    story.submit(2, &prompt(2, 40, 2), 9);
+    story.submit(3, &prompt(3, 0, 4), 9);
+    story.step("1@0:0-15 3@1:0-3*");
+    story.step("3@1:4* 1@0:16-34");
+    story.step("3@1:5* 1@0:35-40*");
+    story.step("0>2[40] 1@0:41* 3@1:6* 2@2:40-41*");
+}
+
+#[test]
+fn a_follower_takes_over_from_a_leader_that_is_cancelled() {
+    let mut story = Story::new(3, 256, 20, Sharing::Prefix);
+    story.submit(1, &prompt(1, 60, 1), 9);
+    story.submit(2, &prompt(2, 60, 2), 9);
+    story.submit(3, &prompt(3, 60, 2), 9);
+    story.step("1@0:0-19");
+    assert!(story.scheduler.cancel(SequenceId(1)));
+    story.step("2@0:20-39");
+    story.step("2@0:40-59");
+    story.step("0>1[60] 2@0:60-61* 3@1:60-61*");
+}
+
+#[test]
+fn the_least_recently_used_tokens_are_evicted_first_and_from_their_end() {
+    let mut story = Story::new(2, 300, 300, Sharing::Prefix);
+    story.submit(1, &prompt(1, 0, 100), 1);
+    story.step("1@0:0-31");
+    story.step("1@0:32-79");
+    story.step("1@0:80-99*");
+    story.submit(2, &prompt(2, 0, 100), 1);
+    story.step("2@1:0-71");
+    story.step("2@1:72-99*");
+    // Sequence 1 is of use again, so that 2 is older.
+    let mut next = prompt(1, 0, 100);
+    next.extend(prompt(9, 0, 20));
+    story.submit(3, &next, 1);
+    story.step("3@0:100-119*");
+    story.check_cells(0, 220);
+    story.submit(4, &prompt(4, 0, 90), 1);
+    story.step("1[36] 4@2:0-89*");
+    story.check_cells(0, 120 + 36 + 90);
+    story.submit(5, &prompt(2, 0, 100), 1);
+    // 10 cells are missing, but an eviction is worth its price only for 64.
+    story.step("0[56] 5@1:36-99*");
+    assert_eq!(story.cached_tokens(5), 36);
+}
+
+#[test]
+fn a_memory_that_cannot_be_cut_is_shared_whole_or_not_at_all() {
+    let mut story = Story::new(2, 100, 64, Sharing::Whole);
+    let chat = prompt(1, 20, 4);
+    story.submit(1, &chat, 1);
+    story.step("1@0:0-23*");
+    story.submit(2, &prompt(2, 20, 4), 1);
+    story.step("2@1:0-23*");
+    let mut next = chat.clone();
+    next.extend(prompt(3, 0, 2));
+    story.submit(3, &next, 9);
+    story.step("3@0:24-25*");
+    let mut more = next.clone();
+    more.push(Token(26));
+    more.push(Token(7));
+    story.submit(4, &more, 9);
+    // Sequence 3 goes on from 26 tokens, and so does 4, which has them all.
+    story.step("0>2[26] 3@0:26* 4@2:26-27*");
+    // 100 - 26 - 24 - 3 cells are left, too few: the whole slot of 2 goes.
+    story.scheduler.cancel(SequenceId(4));
+    story.submit(5, &prompt(5, 0, 60), 1);
+    story.step("-1 3@0:27* 5@3:0-34");
+}
+
+#[test]
+fn nothing_is_shared_where_nothing_may_be() {
+    let mut story = Story::new(2, 100, 64, Sharing::None);
+    for id in [1, 2] {
+        story.submit(id, &prompt(0, 0, 24), 1);
+    }
+    story.step("1@0:0-23* 2@1:0-7");
+    story.step("-0 2@1:8-23*");
+    story.step("-1");
+    story.check_cells(0, 0);
+}
