@@ -21,10 +21,12 @@
 //! | `sequence` | one request's tokens and progress |
 //! | `cache` | who holds which slot and how many cells of the KV cache, and what is shared |
 //! | `prefix_tree` | which tokens the cache holds |
+//! | `chunk` | how many rows of a step each prompt gets |
 //! | `step_time` | how long a step will take |
 //! | `text`, `stop` | bytes to text, and the search for stop strings |
 
 mod cache;
+mod chunk;
 mod event;
 mod ids;
 mod plan;

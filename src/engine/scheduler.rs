@@ -26,6 +26,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::cache::{Cache, MIN_SHARED_TOKENS, Sharing};
+use super::chunk::{Chunk, Room, share_out};
 use super::event::Event;
 use super::ids::{SequenceId, Token};
 use super::plan::{Plan, Row, Sampled};
@@ -38,12 +39,6 @@ const MAX_SLOTS: usize = 1 << 12;
 
 /// How long a step may take that only reads prompts: a new request or a cancellation waits so long.
 const MAX_STEP: Duration = Duration::from_secs(1);
-
-/// What of its time a step is planned to take: predictions err.
-const AIM: f64 = 0.85;
-
-/// Rows that prompts get in every step, whatever it takes, so that they come to their end.
-const MIN_PROMPT_ROWS: usize = 8;
 
 /// What the scheduler may use.
 ///
@@ -387,49 +382,18 @@ impl Scheduler {
         let running = self.running.iter().map(|id| &self.sequences[id]);
         let prompts = running.filter(|sequence| sequence.n_prefill_left() > 0);
         let mut chunks: Vec<Chunk> = prompts.map(Chunk::of).collect();
-        let limit = if plan.rows.is_empty() {
-            MAX_STEP
-        } else {
-            self.limits.target_itl
+        let room = Room {
+            n_rows: plan.n_rows_left(),
+            base: plan.size,
+            time: match plan.rows.is_empty() {
+                true => MAX_STEP,
+                false => self.limits.target_itl,
+            },
         };
-        self.size_chunks(&mut chunks, plan, limit.mul_f64(AIM));
+        share_out(&room, &self.step_time, &mut chunks);
         for chunk in chunks {
             plan.add(known(&mut self.sequences, chunk.id), chunk.n_rows);
         }
-    }
-
-    /// Shares the rows and the time of a step out among the prompts, which come oldest first.
-    fn size_chunks(&self, chunks: &mut [Chunk], plan: &PlanBuilder, limit: Duration) {
-        let Some((oldest, others)) = chunks.split_first_mut() else {
-            return;
-        };
-        let n_rows_max = plan.n_rows_left();
-        let (mut n_rows, mut size) = (0, plan.size);
-        let mut grow = |chunk: &mut Chunk, limit: Duration, max_rows: usize| {
-            let pos = chunk.pos + chunk.n_rows;
-            let max_rows = max_rows.min(n_rows_max - n_rows).min(chunk.n_left());
-            let n_more = self.step_time.n_rows_within(limit, size, pos, max_rows);
-            size = size.plus(pos, n_more);
-            chunk.n_rows += n_more;
-            n_rows += n_more;
-            n_rows
-        };
-        if !others.is_empty() {
-            let decoding = self.step_time.predict(plan.size);
-            let half = decoding + limit.saturating_sub(decoding) / 2;
-            grow(oldest, half, n_rows_max.div_ceil(2));
-            let mut others: Vec<&mut Chunk> = others.iter_mut().collect();
-            others.sort_by_key(|chunk| chunk.n_left());
-            for chunk in others {
-                grow(chunk, limit, n_rows_max);
-            }
-        }
-        let n_rows = grow(oldest, limit, n_rows_max);
-        grow(
-            oldest,
-            Duration::MAX,
-            MIN_PROMPT_ROWS.saturating_sub(n_rows),
-        );
     }
 
     /// Takes a running sequence's slot and has it wait.
@@ -487,29 +451,6 @@ impl Scheduler {
             self.running.retain(|id| sequences.contains_key(id));
             self.waiting.retain(|id| sequences.contains_key(id));
         }
-    }
-}
-
-/// The next rows of one prompt.
-struct Chunk {
-    id: SequenceId,
-    pos: usize,
-    n_prefill_left: usize,
-    n_rows: usize,
-}
-
-impl Chunk {
-    fn of(sequence: &Sequence) -> Self {
-        Self {
-            id: sequence.id,
-            pos: sequence.n_computed(),
-            n_prefill_left: sequence.n_prefill_left(),
-            n_rows: 0,
-        }
-    }
-
-    fn n_left(&self) -> usize {
-        self.n_prefill_left - self.n_rows
     }
 }
 
