@@ -84,7 +84,7 @@ fn streamed(model: &Model, tokens: &[Token]) -> String {
         n_ctx: 1024,
         n_batch: 16,
         max_queue: 1,
-        n_cache_slots: 1,
+        n_kept: 0,
         sharing: Sharing::None,
         target_itl: std::time::Duration::from_secs(1),
     });

@@ -3,6 +3,8 @@
 //! Only the scheduler calls this, on the worker thread. It decides what is shared and what is
 //! evicted, and leaves to the plan what the runner must do for it: see [`CacheOp`].
 
+use std::ops::Range;
+
 use super::ids::{SlotId, Token};
 use super::plan::CacheOp;
 use super::prefix_tree::{Match, PrefixTree};
@@ -35,6 +37,7 @@ pub enum Sharing {
 #[derive(Debug)]
 pub(super) struct Cache {
     sharing: Sharing,
+    n_slots: usize,
     n_cells: usize,
     tree: PrefixTree,
     /// Cells of each running slot that hold nothing yet; `None` for the other slots.
@@ -52,13 +55,14 @@ pub(super) struct Admitted {
 }
 
 impl Cache {
-    /// All `n_slots` slots and `n_cells` cells are free.
-    pub(super) fn new(n_slots: usize, n_cells: usize, sharing: Sharing) -> Self {
+    /// All slots and cells are free: `n_slots` slots that may run, `n_kept` more that only keep.
+    pub(super) fn new(n_slots: usize, n_kept: usize, n_cells: usize, sharing: Sharing) -> Self {
         Self {
             sharing,
+            n_slots,
             n_cells,
-            tree: PrefixTree::new(n_slots),
-            reserved: vec![None; n_slots],
+            tree: PrefixTree::new(n_slots + n_kept),
+            reserved: vec![None; n_slots + n_kept],
             ops: Vec::new(),
             n_uses: 0,
         }
@@ -92,9 +96,10 @@ impl Cache {
     pub(super) fn reserve(&mut self, slot: SlotId, n_cells: usize) -> bool {
         while self.n_free() < n_cells {
             let n_missing = n_cells - self.n_free();
-            let Some((least_recent, n_own)) = self.tree.least_recent() else {
+            let Some(least_recent) = self.tree.least_recent_in(0..self.reserved.len()) else {
                 return false;
             };
+            let n_own = self.tree.n_own(least_recent);
             let n_evicted = n_missing.max(MIN_EVICTED_CELLS);
             if n_own > n_evicted && self.sharing == Sharing::Prefix {
                 let n_tokens = self.tree.n_tokens(least_recent) - n_evicted;
@@ -176,40 +181,75 @@ impl Cache {
         found.filter(|found| found.n_tokens >= MIN_SHARED_TOKENS)
     }
 
-    /// A slot that holds the match: the match's own where that costs nobody anything, else one that
-    /// holds nothing, else the one that was of use the longest ago.
+    /// A slot that may run and holds the match: the match's own where nobody loses by it.
     fn open(&mut self, found: Option<Match>) -> Option<SlotId> {
         let Some(found) = found else {
-            let slot = self.vacate()?;
+            let (slot, _) = self.vacate()?;
             self.tree.open(slot, None);
             return Some(slot);
         };
         self.n_uses += 1;
         self.tree.touch(found.slot, self.n_uses);
+        let (running, kept) = self.ranges();
         let is_all = self.tree.n_tokens(found.slot) == found.n_tokens;
-        let is_last = self.tree.vacant_slot().is_none()
-            && self
-                .tree
-                .least_recent()
-                .is_some_and(|(slot, _)| slot == found.slot);
-        if self.tree.has_ended(found.slot) && (is_all || is_last) {
+        let is_last = kept.is_empty()
+            && self.tree.vacant_in(running.clone()).is_none()
+            && self.tree.least_recent_in(running.clone()) == Some(found.slot);
+        let has_ended = self.tree.last_use(found.slot).is_some();
+        if has_ended && running.contains(&usize::from(found.slot.0)) && (is_all || is_last) {
             self.cut(found.slot, found.n_tokens);
             self.tree.reopen(found.slot);
             return Some(found.slot);
         }
-        let slot = self.vacate()?;
+        let (slot, moved_to) = self.vacate()?;
+        let source = match moved_to {
+            Some(moved_to) if found.slot == slot => moved_to,
+            _ => found.slot,
+        };
+        let n_tokens = found.n_tokens;
+        let found = Match {
+            slot: source,
+            n_tokens,
+        };
         self.tree.open(slot, Some(found));
-        self.ops
-            .push(CacheOp::share(found.slot, slot, found.n_tokens));
+        self.ops.push(CacheOp::share(source, slot, n_tokens));
+        if has_ended && self.tree.is_redundant(source) {
+            self.empty(source);
+        }
         Some(slot)
     }
 
-    fn vacate(&mut self) -> Option<SlotId> {
-        self.tree.vacant_slot().or_else(|| {
-            let (slot, _) = self.tree.least_recent()?;
-            self.empty(slot);
-            Some(slot)
-        })
+    /// A slot that may run and holds nothing. What an ended one held is kept in another, the second of
+    /// the two, if there is room or something older to give up for it.
+    fn vacate(&mut self) -> Option<(SlotId, Option<SlotId>)> {
+        let (running, kept) = self.ranges();
+        if let Some(slot) = self.tree.vacant_in(running.clone()) {
+            return Some((slot, None));
+        }
+        let slot = self.tree.least_recent_in(running)?;
+        let vacant = self.tree.vacant_in(kept.clone()).or_else(|| {
+            let oldest = self.tree.least_recent_in(kept)?;
+            let is_older = self.tree.last_use(oldest) < self.tree.last_use(slot);
+            is_older.then(|| {
+                self.empty(oldest);
+                oldest
+            })
+        });
+        match vacant {
+            Some(vacant) => {
+                let n_tokens = self.tree.n_tokens(slot);
+                self.tree.rename(slot, vacant);
+                self.ops.push(CacheOp::share(slot, vacant, n_tokens));
+                self.ops.push(CacheOp::keep(slot, 0));
+            }
+            None => self.empty(slot),
+        }
+        Some((slot, vacant))
+    }
+
+    /// The slots that may run, and those that only keep what ended ones held.
+    fn ranges(&self) -> (Range<usize>, Range<usize>) {
+        (0..self.n_slots, self.n_slots..self.reserved.len())
     }
 
     fn cut(&mut self, slot: SlotId, n_tokens: usize) {

@@ -4,6 +4,8 @@
 //! path from the root to the slot's node, so a cell that several slots share is one token of one
 //! node. It knows neither what is reserved nor how llama.cpp numbers its cells.
 
+use std::ops::Range;
+
 use super::ids::{SlotId, Token};
 
 /// The node without tokens from which every path starts.
@@ -75,10 +77,11 @@ impl PrefixTree {
         self.n_used
     }
 
-    /// The lowest slot that holds nothing.
-    pub(super) fn vacant_slot(&self) -> Option<SlotId> {
-        let slot_idx = self.slots.iter().position(Option::is_none)?;
-        Some(SlotId(u16::try_from(slot_idx).ok()?))
+    /// The lowest slot of a range that holds nothing.
+    pub(super) fn vacant_in(&self, slots: Range<usize>) -> Option<SlotId> {
+        let start = slots.start;
+        let slot_idx = self.slots[slots].iter().position(Option::is_none)?;
+        Some(slot_id(start + slot_idx))
     }
 
     /// The slot with the longest beginning of `tokens`; of several, any.
@@ -91,11 +94,6 @@ impl PrefixTree {
     pub(super) fn longest_whole_match(&self, tokens: &[Token]) -> Option<Match> {
         let (n_tokens, node_idx) = self.descend_whole(ROOT, tokens)?;
         self.match_below(node_idx, n_tokens)
-    }
-
-    /// Whether a slot's sequence has ended.
-    pub(super) fn has_ended(&self, slot: SlotId) -> bool {
-        self.held(slot).is_some_and(|held| held.ended.is_some())
     }
 
     /// Tokens that a slot holds.
@@ -228,19 +226,36 @@ impl PrefixTree {
         })
     }
 
-    /// The ended slot that was of use the longest ago, and how many cells no other slot holds.
-    pub(super) fn least_recent(&self) -> Option<(SlotId, usize)> {
-        let ended = self.slots.iter().enumerate();
-        let ended = ended.filter_map(|(slot_idx, held)| Some((held.as_ref()?.ended?, slot_idx)));
-        let (_, slot_idx) = ended.min()?;
-        let slot = SlotId(u16::try_from(slot_idx).ok()?);
-        let n_own = if self.is_redundant(slot) {
-            0
-        } else {
-            let held = self.held(slot)?;
-            self.nodes[held.node_idx].tokens.len()
-        };
-        Some((slot, n_own))
+    /// The ended slot of a range that was of use the longest ago.
+    pub(super) fn least_recent_in(&self, slots: Range<usize>) -> Option<SlotId> {
+        let ended = slots.filter_map(|slot_idx| {
+            let held = self.slots[slot_idx].as_ref()?;
+            Some((held.ended?, slot_idx))
+        });
+        ended.min().map(|(_, slot_idx)| slot_id(slot_idx))
+    }
+
+    /// When an ended slot was last of use.
+    pub(super) fn last_use(&self, slot: SlotId) -> Option<u64> {
+        self.held(slot)?.ended
+    }
+
+    /// Cells that no other slot holds.
+    pub(super) fn n_own(&self, slot: SlotId) -> usize {
+        match self.held(slot) {
+            Some(held) if !self.is_redundant(slot) => self.nodes[held.node_idx].tokens.len(),
+            _ => 0,
+        }
+    }
+
+    /// Has a vacant slot hold what another one held, which is vacant then.
+    pub(super) fn rename(&mut self, from: SlotId, to: SlotId) {
+        if let Some(held) = self.slots[usize::from(from.0)].take() {
+            self.slots[usize::from(to.0)] = Some(held);
+            let ends = &mut self.nodes[held.node_idx].ends;
+            ends.retain(|&end| end != from);
+            ends.push(to);
+        }
     }
 
     fn held(&self, slot: SlotId) -> Option<Held> {
@@ -414,6 +429,10 @@ impl PrefixTree {
 fn held_mut(slots: &mut [Option<Held>], slot: SlotId) -> &mut Held {
     let held = slots[usize::from(slot.0)].as_mut();
     held.expect("the caller has just seen it")
+}
+
+fn slot_id(slot_idx: usize) -> SlotId {
+    SlotId(u16::try_from(slot_idx).expect("the scheduler makes at most MAX_SLOTS slots"))
 }
 
 /// How many tokens two lists have in common, from the first.

@@ -42,14 +42,14 @@ const MAX_STEP: Duration = Duration::from_secs(1);
 
 /// What the scheduler may use.
 ///
-/// [`Scheduler::new`] raises zeros to 1 and `n_cache_slots` to `n_slots`, and lowers `n_ctx` to
-/// `n_cells` and `n_slots` to `n_batch`: more could never run.
+/// [`Scheduler::new`] raises zeros to 1, and lowers `n_ctx` to `n_cells` and `n_slots` to `n_batch`:
+/// more could never run.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Sequences that run at the same time.
     pub n_slots: usize,
-    /// Slots of the KV cache: those beyond `n_slots` keep the tokens of ended sequences.
-    pub n_cache_slots: usize,
+    /// Slots beyond those, which only keep the tokens of ended sequences.
+    pub n_kept: usize,
     /// Cells of the KV cache, over all slots; one cell holds one token.
     pub n_cells: usize,
     /// What sequences may share of the cache.
@@ -141,14 +141,19 @@ impl Scheduler {
         let n_slots = limits.n_slots.clamp(1, MAX_SLOTS.min(n_batch));
         let limits = Limits {
             n_slots,
-            n_cache_slots: limits.n_cache_slots.clamp(n_slots, MAX_SLOTS),
+            n_kept: limits.n_kept.min(MAX_SLOTS),
             n_cells,
             n_ctx: limits.n_ctx.clamp(1, n_cells.min(u32::MAX as usize)),
             n_batch,
             ..limits
         };
         Self {
-            cache: Cache::new(limits.n_cache_slots, limits.n_cells, limits.sharing),
+            cache: Cache::new(
+                limits.n_slots,
+                limits.n_kept,
+                limits.n_cells,
+                limits.sharing,
+            ),
             limits,
             sequences: HashMap::new(),
             running: Vec::new(),

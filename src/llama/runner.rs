@@ -208,16 +208,16 @@ impl Runner {
             true => Sharing::None,
             false => model.sharing(),
         };
-        // A recurrent state is memory of its own, made for each sequence that the context may have.
-        let n_cache_slots = match sharing == Sharing::None || model.has_states() {
-            true => params.n_slots,
-            false => MAX_SLOTS,
+        // A recurrent state is memory of its own, made for each sequence that may run.
+        let n_kept = match sharing == Sharing::None || model.has_states() {
+            true => 0,
+            false => MAX_SLOTS - params.n_slots,
         };
         let mut runner = Self {
             context,
             batch: LlamaBatch::new(n_batch, 1),
             samplers: HashMap::new(),
-            held: vec![Held::Tokens(0); n_cache_slots],
+            held: vec![Held::Tokens(0); params.n_slots + n_kept],
             buffers: Buffers::default(),
             failures: Vec::new(),
             sharing,
@@ -241,9 +241,9 @@ impl Runner {
         self.sharing
     }
 
-    /// Slots that can hold tokens, more than may have output rows in one plan.
-    pub fn n_cache_slots(&self) -> usize {
-        self.held.len()
+    /// Slots beyond those that may have rows: they can only share what others have computed.
+    pub fn n_kept(&self) -> usize {
+        self.held.len() - self.n_slots
     }
 
     /// Rows that a plan may have: at most what was asked for.
@@ -381,11 +381,11 @@ impl Runner {
         if !usize::try_from(token).is_ok_and(|id| id < n_vocab) {
             return Err(RowProblem::Token { token, n_vocab });
         }
-        match self.held.get(usize::from(slot)) {
+        match self.held[..self.n_slots].get(usize::from(slot)) {
             None => {
                 return Err(RowProblem::Slot {
                     slot,
-                    max: self.held.len() - 1,
+                    max: self.n_slots - 1,
                 });
             }
             Some(Held::Lost) => return Err(RowProblem::Lost { slot }),

@@ -53,10 +53,7 @@ impl EnginePlan<'_> {
         };
         let limits = Limits {
             n_slots: self.n_slots,
-            n_cache_slots: match sharing {
-                Sharing::None => self.n_slots,
-                Sharing::Whole | Sharing::Prefix => runner.n_cache_slots(),
-            },
+            n_kept: runner.n_kept(),
             n_cells: runner.n_cells(),
             sharing,
             n_ctx: n_ctx as usize,

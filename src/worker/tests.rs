@@ -177,7 +177,7 @@ impl Bench {
     ) -> Self {
         let limits = Limits {
             n_slots: 4,
-            n_cache_slots: 4,
+            n_kept: 0,
             n_cells: 4_000_000,
             sharing: Sharing::None,
             n_ctx: 1_000_000,

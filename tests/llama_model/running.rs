@@ -50,7 +50,7 @@ pub fn generate(
     let n_cells = runner.n_cells();
     let mut scheduler = Scheduler::new(Limits {
         n_slots,
-        n_cache_slots: n_slots,
+        n_kept: 0,
         n_cells,
         sharing: Sharing::None,
         n_ctx: n_cells,
@@ -224,11 +224,8 @@ fn bad_plans_are_refused_and_cost_only_their_slots() {
             }),
         ),
         (
-            row(1, 256, 5, 0, true),
-            refused(RowProblem::Slot {
-                slot: 256,
-                max: 255,
-            }),
+            row(1, 2, 5, 0, true),
+            refused(RowProblem::Slot { slot: 2, max: 1 }),
         ),
         (
             row(9, 0, 5, 0, true),

@@ -4,17 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use triton_llm::engine::{
-    CacheOp, FinishReason, NewSequence, Plan, Row, Sampled, SequenceId, Sharing, SlotId, Token,
-    Usage,
+    CacheOp, FinishReason, Limits, NewSequence, Plan, Row, Sampled, SequenceId, Sharing, SlotId,
+    Token, Usage,
 };
 
 /// What is sampled after `history`, the tokens of one sequence.
 pub type Sample = fn(SequenceId, &[Token]) -> Sampled;
 
 pub struct FakeRunner {
-    n_cells: usize,
-    n_batch: usize,
-    sharing: Sharing,
+    limits: Limits,
     sample: Sample,
     pub slots: Vec<FakeSlot>,
     n_made: usize,
@@ -30,19 +28,11 @@ pub struct FakeSlot {
 }
 
 impl FakeRunner {
-    pub fn new(
-        n_slots: usize,
-        n_cells: usize,
-        n_batch: usize,
-        sharing: Sharing,
-        sample: Sample,
-    ) -> Self {
+    pub fn new(limits: &Limits, sample: Sample) -> Self {
         Self {
-            n_cells,
-            n_batch,
-            sharing,
+            limits: *limits,
             sample,
-            slots: vec![FakeSlot::default(); n_slots],
+            slots: vec![FakeSlot::default(); limits.n_slots + limits.n_kept],
             n_made: 0,
         }
     }
@@ -54,7 +44,7 @@ impl FakeRunner {
     /// Changes the cache, then runs only the first `n_rows` rows, as a run that fails half-way does.
     pub fn run_part(&mut self, plan: &Plan, n_rows: usize) -> Vec<Sampled> {
         assert!(
-            plan.rows.len() <= self.n_batch,
+            plan.rows.len() <= self.limits.n_batch,
             "more rows than n_batch: {plan:?}"
         );
         for &op in &plan.cache {
@@ -62,7 +52,7 @@ impl FakeRunner {
         }
         let mut out: Vec<Sampled> = Vec::new();
         for row in plan.rows.iter().take(n_rows) {
-            let slot = &mut self.slots[usize::from(row.slot.0)];
+            let slot = &mut self.slots[..self.limits.n_slots][usize::from(row.slot.0)];
             assert_eq!(
                 slot.tokens.len(),
                 row.pos as usize,
@@ -81,7 +71,10 @@ impl FakeRunner {
             }
         }
         let n_held = self.n_held_cells();
-        assert!(n_held <= self.n_cells, "{n_held} cells used: {plan:?}");
+        assert!(
+            n_held <= self.limits.n_cells,
+            "{n_held} cells used: {plan:?}"
+        );
         let owners: BTreeMap<_, _> = plan.rows.iter().map(|r| (r.slot, r.sequence)).collect();
         let is_owned = |row: &Row| owners[&row.slot] == row.sequence;
         assert!(plan.rows.iter().all(is_owned), "shared slot: {plan:?}");
@@ -101,7 +94,7 @@ impl FakeRunner {
                 let slot = &mut self.slots[idx(slot)];
                 let n_tokens = n_tokens as usize;
                 assert!(n_tokens <= slot.tokens.len(), "too few to keep: {op:?}");
-                let may_cut = self.sharing == Sharing::Prefix;
+                let may_cut = self.limits.sharing == Sharing::Prefix;
                 assert!(
                     may_cut || n_tokens == 0 || n_tokens == slot.tokens.len(),
                     "cannot be cut: {op:?}"
@@ -115,7 +108,7 @@ impl FakeRunner {
                 let from = &self.slots[idx(from)];
                 assert!(n_tokens > 0 && n_tokens <= from.tokens.len(), "{op:?}");
                 let is_whole = n_tokens == from.tokens.len();
-                assert!(match self.sharing {
+                assert!(match self.limits.sharing {
                     Sharing::None => false,
                     Sharing::Whole => is_whole,
                     Sharing::Prefix => true,

@@ -29,7 +29,7 @@ use Do::{Cancel, Counts, Fail, Idle, Lose, Step, Submit};
 fn limits(n_slots: usize, n_cells: usize, n_ctx: usize, n_batch: usize) -> Limits {
     Limits {
         n_slots,
-        n_cache_slots: n_slots,
+        n_kept: 0,
         n_cells,
         sharing: Sharing::None,
         n_ctx,
@@ -50,13 +50,7 @@ fn new_sequence(id: u64, n_prompt: usize, max_tokens: u32) -> NewSequence {
 
 fn check(limits: Limits, table: &[Do]) {
     let mut scheduler = Scheduler::new(limits);
-    let mut runner = FakeRunner::new(
-        limits.n_cache_slots,
-        limits.n_cells,
-        limits.n_batch,
-        limits.sharing,
-        sample_x,
-    );
+    let mut runner = FakeRunner::new(&limits, sample_x);
     let mut now = Instant::now();
     for (line_idx, line) in table.iter().enumerate() {
         now += Duration::from_millis(5);

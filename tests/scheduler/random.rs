@@ -80,7 +80,7 @@ fn limits() -> impl Strategy<Value = Limits> {
     (slots, n_cells, rest).prop_map(
         |((n_slots, n_kept), n_cells, (n_ctx, n_batch, max_queue, sharing))| Limits {
             n_slots,
-            n_cache_slots: n_slots + n_kept,
+            n_kept,
             n_cells,
             sharing,
             n_ctx: 2 + n_ctx.index(n_cells - 1),
@@ -122,13 +122,7 @@ impl World {
         Self {
             limits,
             scheduler: Scheduler::new(limits),
-            runner: FakeRunner::new(
-                limits.n_cache_slots,
-                limits.n_cells,
-                limits.n_batch,
-                limits.sharing,
-                sample_by_history,
-            ),
+            runner: FakeRunner::new(&limits, sample_by_history),
             now: Instant::now(),
             live: BTreeMap::new(),
             finished: Vec::new(),
@@ -394,7 +388,7 @@ proptest! {
 fn a_crowded_cache_preempts_and_finishes_all() {
     let mut world = World::new(Limits {
         n_slots: 6,
-        n_cache_slots: 12,
+        n_kept: 6,
         n_cells: 40,
         sharing: Sharing::Prefix,
         n_ctx: 40,
@@ -419,7 +413,7 @@ fn a_crowded_cache_preempts_and_finishes_all() {
 fn a_common_beginning_is_computed_once() {
     let mut world = World::new(Limits {
         n_slots: 6,
-        n_cache_slots: 12,
+        n_kept: 6,
         n_cells: 400,
         sharing: Sharing::Prefix,
         n_ctx: 100,

@@ -19,7 +19,7 @@ impl Story {
     fn new(n_slots: usize, n_cells: usize, n_batch: usize, sharing: Sharing) -> Self {
         let limits = Limits {
             n_slots,
-            n_cache_slots: n_slots + 2,
+            n_kept: 2,
             n_cells,
             sharing,
             n_ctx: n_cells,
@@ -29,7 +29,7 @@ impl Story {
         };
         Self {
             scheduler: Scheduler::new(limits),
-            runner: FakeRunner::new(limits.n_cache_slots, n_cells, n_batch, sharing, sample_x),
+            runner: FakeRunner::new(&limits, sample_x),
             now: Instant::now(),
             finished: Vec::new(),
         }
@@ -169,11 +169,12 @@ fn the_least_recently_used_tokens_are_evicted_first_and_from_their_end() {
     story.step("3@0:100-119*");
     story.check_cells(0, 220);
     story.submit(4, &prompt(4, 0, 90), 1);
-    story.step("1[36] 4@2:0-89*");
+    // What 2 had leaves its slot to 4 and is cut.
+    story.step("1>2[100] -1 2[36] 4@1:0-89*");
     story.check_cells(0, 120 + 36 + 90);
     story.submit(5, &prompt(2, 0, 100), 1);
     // 10 cells are missing, but an eviction is worth its price only for 64.
-    story.step("0[56] 5@1:36-99*");
+    story.step("0>3[120] -0 2>0[36] -2 3[56] 5@0:36-99*");
     assert_eq!(story.cached_tokens(5), 36);
 }
 
@@ -194,11 +195,12 @@ fn a_memory_that_cannot_be_cut_is_shared_whole_or_not_at_all() {
     more.push(Token(7));
     story.submit(4, &more, 9);
     // Sequence 3 goes on from 26 tokens, and so does 4, which has them all.
-    story.step("0>2[26] 3@0:26* 4@2:26-27*");
+    // What 2 had leaves its slot to 4.
+    story.step("1>2[24] -1 0>1[26] 3@0:26* 4@1:26-27*");
     // 100 - 26 - 24 - 3 cells are left, too few: the whole slot of 2 goes.
     story.scheduler.cancel(SequenceId(4));
     story.submit(5, &prompt(5, 0, 60), 1);
-    story.step("-1 3@0:27* 5@3:0-34");
+    story.step("1>3[28] -1 -2 3@0:27* 5@1:0-34");
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn feed(pieces: &[Option<&[u8]>], stop: &[String], max_tokens: Option<u32>) -> S
     let sequence = SequenceId(1);
     let mut scheduler = Scheduler::new(Limits {
         n_slots: 1,
-        n_cache_slots: 1,
+        n_kept: 0,
         n_cells: 4096,
         sharing: Sharing::None,
         n_ctx: 4096,

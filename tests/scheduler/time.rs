@@ -57,7 +57,7 @@ fn read_prompt(
     let mut now = Instant::now();
     let mut scheduler = Scheduler::new(Limits {
         n_slots: 16,
-        n_cache_slots: 16,
+        n_kept: 0,
         n_cells: 100_000,
         sharing: Sharing::None,
         n_ctx: 50_000,
