@@ -15,6 +15,10 @@ pub(super) const MIN_SHARED_TOKENS: usize = 16;
 /// Cells that an eviction frees at least, where the slot has so many: each has its price.
 const MIN_EVICTED_CELLS: usize = 64;
 
+/// One in so many cells may be kept for sequences that nobody has shared yet: each costs every row of
+/// every step a look, and few prompts come again. The latest is kept however long it is.
+const UNPROVEN_PART: usize = 8;
+
 /// What the memory of the model lets sequences share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Sharing {
@@ -130,7 +134,9 @@ impl Cache {
         let is_kept = self.sharing != Sharing::None
             && self.tree.n_tokens(slot) >= MIN_SHARED_TOKENS
             && !self.tree.is_redundant(slot);
-        if !is_kept {
+        if is_kept {
+            self.bound_unproven();
+        } else {
             self.empty(slot);
         }
     }
@@ -179,6 +185,19 @@ impl Cache {
             Sharing::Prefix => self.tree.longest_match(beginning),
         };
         found.filter(|found| found.n_tokens >= MIN_SHARED_TOKENS)
+    }
+
+    fn bound_unproven(&mut self) {
+        let mut n_left = self.n_cells / UNPROVEN_PART;
+        let unproven = self.tree.unproven();
+        for (age, &slot) in unproven.iter().rev().enumerate() {
+            let n_own = self.tree.n_own(slot);
+            if n_own > n_left && age > 0 {
+                self.empty(slot);
+            } else {
+                n_left = n_left.saturating_sub(n_own);
+            }
+        }
     }
 
     /// A slot that may run and holds the match: the match's own where nobody loses by it.

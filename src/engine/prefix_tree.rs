@@ -45,6 +45,8 @@ struct Held {
     n_tokens: usize,
     /// When its sequence ended; `None` while it runs.
     ended: Option<u64>,
+    /// Whether another sequence has shared it.
+    was_shared: bool,
 }
 
 /// The beginning of a prompt that a slot holds.
@@ -130,6 +132,7 @@ impl PrefixTree {
             node_idx,
             n_tokens,
             ended: None,
+            was_shared: false,
         });
         self.run_path(node_idx);
     }
@@ -154,12 +157,13 @@ impl PrefixTree {
         }
     }
 
-    /// Notes that an ended slot was of use at the time `now`.
+    /// Notes that a slot was of use for another sequence at the time `now`.
     pub(super) fn touch(&mut self, slot: SlotId, now: u64) {
-        if let Some(held) = &mut self.slots[usize::from(slot.0)]
-            && held.ended.is_some()
-        {
-            held.ended = Some(now);
+        if let Some(held) = &mut self.slots[usize::from(slot.0)] {
+            held.was_shared = true;
+            if let Some(ended) = &mut held.ended {
+                *ended = now;
+            }
         }
     }
 
@@ -233,6 +237,18 @@ impl PrefixTree {
             Some((held.ended?, slot_idx))
         });
         ended.min().map(|(_, slot_idx)| slot_id(slot_idx))
+    }
+
+    /// The ended slots that were never of use for another sequence, the oldest first.
+    pub(super) fn unproven(&self) -> Vec<SlotId> {
+        let slots = self.slots.iter().enumerate();
+        let unproven = slots.filter_map(|(slot_idx, held)| {
+            let held = held.as_ref().filter(|held| !held.was_shared)?;
+            Some((held.ended?, slot_id(slot_idx)))
+        });
+        let mut unproven: Vec<_> = unproven.collect();
+        unproven.sort_unstable();
+        unproven.into_iter().map(|(_, slot)| slot).collect()
     }
 
     /// When an ended slot was last of use.

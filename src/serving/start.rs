@@ -18,6 +18,8 @@ use crate::protocol::RequestLimits;
 const MAX_AUTOMATIC_N_CTX: u32 = 32_768;
 /// KV caches are made of multiples of this many cells.
 const N_CTX_STEP: u32 = 256;
+/// Numbers of a head from which the fused attention kernel of CPUs is the faster one.
+const MIN_FUSED_HEAD: u32 = 64;
 
 /// What an engine is started from.
 pub(super) struct EnginePlan<'a> {
@@ -45,7 +47,8 @@ impl EnginePlan<'_> {
         // A part is rounded up to the cache's step, so that it holds two tokens at least.
         let n_ctx = (n_cells / n_parts).max(2);
         parameters.sampling_parameters.check(n_ctx)?;
-        let context = context_params(parameters, device, self.n_slots, n_cells);
+        let flash_attention = flash_attention(parameters, device, weights.file());
+        let context = context_params(parameters, flash_attention, self.n_slots, n_cells);
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
         let sharing = match parameters.enable_prefix_caching {
             true => runner.sharing(),
@@ -132,7 +135,7 @@ impl EnginePlan<'_> {
             cache_type(parameters.cache_type_v),
         );
         let n_parts = self.n_parts();
-        if flash_attention(parameters, device) == FlashAttention::Off {
+        if flash_attention(parameters, device, file) == FlashAttention::Off {
             // A step computes the scores of one part's cells.
             cell_bytes += file.score_bytes_per_cell(parameters.n_ubatch.div_ceil(n_parts));
         }
@@ -218,25 +221,28 @@ fn load_params(parameters: &Parameters, device: Device) -> LoadParams {
     }
 }
 
-/// On a CPU the fused kernel is the slower one, and it sums in f16 in the order of
-/// the cells, which other requests decide: auto leaves it out where it can.
-fn flash_attention(parameters: &Parameters, device: Device) -> FlashAttention {
+/// On a CPU the fused kernel is worth it for heads of some size only, see docs/performance.md, and it
+/// sums in f16 in the order of the cells, which other requests decide.
+fn flash_attention(
+    parameters: &Parameters,
+    device: Device,
+    file: &llama::ModelFile,
+) -> FlashAttention {
+    let is_needed = parameters.cache_type_v.is_quantized();
     match parameters.flash_attn {
         config::FlashAttn::On => FlashAttention::On,
         config::FlashAttn::Off => FlashAttention::Off,
-        config::FlashAttn::Auto if device == Device::Cpu => {
-            match parameters.cache_type_v.is_quantized() {
-                true => FlashAttention::On,
-                false => FlashAttention::Off,
-            }
+        config::FlashAttn::Auto if device != Device::Cpu => FlashAttention::Auto,
+        config::FlashAttn::Auto if is_needed || file.key_length >= MIN_FUSED_HEAD => {
+            FlashAttention::On
         }
-        config::FlashAttn::Auto => FlashAttention::Auto,
+        config::FlashAttn::Auto => FlashAttention::Off,
     }
 }
 
 fn context_params(
     parameters: &Parameters,
-    device: Device,
+    flash_attention: FlashAttention,
     n_slots: usize,
     n_cells: u32,
 ) -> ContextParams {
@@ -250,7 +256,7 @@ fn context_params(
         n_threads_batch: parameters.n_threads_batch,
         type_k: cache_type(parameters.cache_type_k),
         type_v: cache_type(parameters.cache_type_v),
-        flash_attention: flash_attention(parameters, device),
+        flash_attention,
         offload_kqv: true,
     }
 }

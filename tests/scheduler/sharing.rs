@@ -155,32 +155,53 @@ fn a_follower_takes_over_from_a_leader_that_is_cancelled() {
 #[test]
 fn the_least_recently_used_tokens_are_evicted_first_and_from_their_end() {
     let mut story = Story::new(2, 300, 300, Sharing::Prefix);
-    story.submit(1, &prompt(1, 0, 100), 1);
+    let mut chat = prompt(1, 0, 100);
+    story.submit(1, &chat, 1);
     story.step("1@0:0-31");
     story.step("1@0:32-79");
     story.step("1@0:80-99*");
-    story.submit(2, &prompt(2, 0, 100), 1);
-    story.step("2@1:0-71");
-    story.step("2@1:72-99*");
-    // Sequence 1 is of use again, so that 2 is older.
-    let mut next = prompt(1, 0, 100);
-    next.extend(prompt(9, 0, 20));
-    story.submit(3, &next, 1);
-    story.step("3@0:100-119*");
-    story.check_cells(0, 220);
-    story.submit(4, &prompt(4, 0, 90), 1);
-    // What 2 had leaves its slot to 4 and is cut.
-    story.step("1>2[100] -1 2[36] 4@1:0-89*");
-    story.check_cells(0, 120 + 36 + 90);
-    story.submit(5, &prompt(2, 0, 100), 1);
-    // 10 cells are missing, but an eviction is worth its price only for 64.
-    story.step("0>3[120] -0 2>0[36] -2 3[56] 5@0:36-99*");
-    assert_eq!(story.cached_tokens(5), 36);
+    chat.extend(prompt(9, 0, 20));
+    story.submit(2, &chat, 1);
+    story.step("2@0:100-119*");
+    story.submit(3, &prompt(3, 0, 100), 1);
+    story.step("3@1:0-71");
+    story.step("3@1:72-99*");
+    // The chat is of use again, so that 3 is older.
+    chat.extend(prompt(8, 0, 5));
+    story.submit(4, &chat, 1);
+    story.step("4@0:120-124*");
+    story.check_cells(0, 225);
+    story.submit(5, &prompt(5, 0, 90), 1);
+    // What 3 had leaves its slot to 5 and is cut.
+    // 15 cells are missing, but an eviction is worth its price only for 64.
+    story.step("1>2[100] -1 2[36] 5@1:0-89*");
+}
+
+#[test]
+fn of_what_nobody_has_shared_yet_little_is_kept_but_always_the_latest() {
+    let mut story = Story::new(1, 400, 400, Sharing::Prefix);
+    let mut run = |id: u64, prompt: &[Token]| {
+        story.submit(id, prompt, 1);
+        while !story.scheduler.is_idle() {
+            let plan = story.scheduler.schedule(story.now);
+            let out = story.runner.run(&plan);
+            story.scheduler.apply(&out, story.now);
+        }
+        story.scheduler.n_cached_cells()
+    };
+    // One in eight cells: 50.
+    assert_eq!(run(1, &prompt(1, 0, 100)), 100);
+    assert_eq!(run(2, &prompt(2, 0, 20)), 20);
+    assert_eq!(run(3, &prompt(3, 0, 30)), 50);
+    assert_eq!(run(4, &prompt(4, 0, 25)), 45);
+    // What has been shared counts no more, the token that was computed again does.
+    assert_eq!(run(5, &prompt(4, 0, 25)), 46);
+    assert_eq!(run(6, &prompt(6, 0, 49)), 25 + 1 + 49);
 }
 
 #[test]
 fn a_memory_that_cannot_be_cut_is_shared_whole_or_not_at_all() {
-    let mut story = Story::new(2, 100, 64, Sharing::Whole);
+    let mut story = Story::new(2, 400, 64, Sharing::Whole);
     let chat = prompt(1, 20, 4);
     story.submit(1, &chat, 1);
     story.step("1@0:0-23*");
@@ -197,9 +218,9 @@ fn a_memory_that_cannot_be_cut_is_shared_whole_or_not_at_all() {
     // Sequence 3 goes on from 26 tokens, and so does 4, which has them all.
     // What 2 had leaves its slot to 4.
     story.step("1>2[24] -1 0>1[26] 3@0:26* 4@1:26-27*");
-    // 100 - 26 - 24 - 3 cells are left, too few: the whole slot of 2 goes.
+    // Too few cells are left: the whole slot of 2 goes.
     story.scheduler.cancel(SequenceId(4));
-    story.submit(5, &prompt(5, 0, 60), 1);
+    story.submit(5, &prompt(5, 0, 360), 1);
     story.step("1>3[28] -1 -2 3@0:27* 5@1:0-34");
 }
 
