@@ -1,7 +1,7 @@
 //! What sampling one token costs at a vocabulary of 128,256, on one core.
 //!
 //! Prints a line of JSON for each case: microseconds per token, the median of many rounds. A round
-//! goes over several rows, as a step does: of logits as a model has them, mostly far below the few
+//! goes over 32 rows, as a step may: of logits as a model has them, mostly far below the few
 //! that matter, and of flat ones. `llama.cpp` is its own chain for the same parameters, `a step` is
 //! 32 sequences on some threads.
 
@@ -17,8 +17,8 @@ use triton_llm::llama::{Buffers, Sampler, SamplingThreads};
 use triton_llm::protocol::SamplingParams;
 
 const N_VOCAB: usize = 128_256;
-const N_ROWS: usize = 8;
-const N_ROUNDS: usize = 60;
+const N_ROWS: usize = 32;
+const N_ROUNDS: usize = 40;
 
 type Change = fn(&mut SamplingParams);
 
@@ -85,17 +85,19 @@ fn main() {
 
 /// A step's time by its number of tokens.
 fn step(change: Change, n_threads: usize) -> f64 {
-    let rows: Vec<_> = (0..32).map(|seed| row(seed, 2.5, 15.0)).collect();
+    let rows: Vec<_> = (0..N_ROWS as u64)
+        .map(|seed| row(seed, 2.5, 15.0))
+        .collect();
     let mut params = SamplingParams::default();
     change(&mut params);
-    let mut samplers: Vec<_> = (0..32)
+    let mut samplers: Vec<_> = (0..N_ROWS)
         .map(|_| Sampler::new(&params, &[], N_VOCAB))
         .collect();
     let mut threads = SamplingThreads::new(n_threads);
     let step = [()];
     let per_step = median(&step, |()| {
         let mut jobs: Vec<_> = samplers.iter_mut().zip(&rows).collect();
-        threads.for_each(&mut jobs, 32 * N_VOCAB, |(sampler, row), buffers| {
+        threads.for_each(&mut jobs, N_ROWS * N_VOCAB, |(sampler, row), buffers| {
             let token = sampler.sample(row, &[], &[], buffers);
             black_box(token).expect("the logits are good");
         });

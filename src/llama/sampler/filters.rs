@@ -4,42 +4,73 @@
 //! of the same name gives, in the same order, equal logits included; one that cannot be sure says
 //! so, and the sampler asks llama.cpp.
 
+use std::cmp::Ordering;
+
 use super::logits::Scanned;
 use super::{Candidate, exp};
 
 /// The most candidates that llama.cpp selects with a heap, whose order of equal logits is known.
 pub(super) const MAX_TOP_K: usize = 128;
 
-/// The most candidates that [`nucleus`] sorts.
-const MAX_NUCLEUS: usize = 8192;
+/// Candidates that are sorted at first; there are seldom more that matter.
+const N_SORTED: usize = 512;
+
+/// The most candidates that [`nucleus`] looks at.
+const MAX_NUCLEUS: usize = 32_768;
 
 /// How near to top_p a sum of probabilities may come before rounding could decide, relative to it.
 const NUCLEUS_ERROR: f32 = 1.0 / (1 << 19) as f32;
 
 /// The `k` highest logits, highest first.
 pub(super) fn top_k(logits: &Scanned, k: usize, best: &mut Vec<Candidate>) {
-    best.clear();
-    // The lowest number is a candidate, too, unlike what is ruled out.
+    let floor = logits.reached_by(k);
+    if floor > f32::NEG_INFINITY {
+        best.clear();
+        best.extend(logits.at_least(floor).take(N_SORTED));
+        if best.len() < N_SORTED {
+            best.sort_unstable_by(higher_first);
+            if !has_equals(best, k + 1) {
+                best.truncate(k);
+                return;
+            }
+        }
+    }
+    top_k_by_heap(logits, k, best);
+}
+
+/// The same where some are equal: which of them come first, or at all, llama.cpp's heap decides.
+fn top_k_by_heap(logits: &Scanned, k: usize, heap: &mut Vec<Candidate>) {
+    heap.clear();
     logits.visit_above(f32::NEG_INFINITY, |candidate| {
-        if best.len() < k {
-            best.push(candidate);
-            if best.len() < k {
+        if heap.len() < k {
+            heap.push(candidate);
+            if heap.len() < k {
                 return f32::NEG_INFINITY;
             }
-            make_heap(best);
+            make_heap(heap);
         } else {
-            sift(best, 0, candidate);
+            sift(heap, 0, candidate);
         }
-        best[0].logit
+        heap[0].logit
     });
-    if best.len() < k {
-        make_heap(best);
+    if heap.len() < k {
+        make_heap(heap);
     }
-    for n in (1..best.len()).rev() {
-        let last = best[n];
-        best[n] = best[0];
-        sift(&mut best[..n], 0, last);
+    for n in (1..heap.len()).rev() {
+        let last = heap[n];
+        heap[n] = heap[0];
+        sift(&mut heap[..n], 0, last);
     }
+}
+
+fn higher_first(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.total_cmp(&a.logit)
+}
+
+/// Whether two of the first `n` sorted candidates have the same logit.
+fn has_equals(sorted: &[Candidate], n: usize) -> bool {
+    let first = &sorted[..n.min(sorted.len())];
+    first.windows(2).any(|pair| pair[0].logit == pair[1].logit)
 }
 
 /// Makes a heap with the lowest logit on top.
@@ -125,17 +156,24 @@ pub(super) fn nucleus(logits: &Scanned, p: f32, kept: &mut Vec<Candidate>) -> bo
     if kept.len() > MAX_NUCLEUS {
         return false;
     }
-    kept.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit));
-    let Some(n_kept) = n_until(kept, sum, p, NUCLEUS_ERROR) else {
-        return false;
-    };
-    let is_equal = |pair: &[Candidate]| pair[0].logit == pair[1].logit;
-    let next = kept.len().min(n_kept + 1);
-    if kept[..next].windows(2).any(is_equal) {
-        return false;
+    let mut n_sorted = N_SORTED.min(kept.len());
+    loop {
+        if n_sorted < kept.len() {
+            kept.select_nth_unstable_by(n_sorted, higher_first);
+        }
+        let sorted = &mut kept[..n_sorted];
+        sorted.sort_unstable_by(higher_first);
+        match n_until(sorted, sum, p, NUCLEUS_ERROR) {
+            // The next one is among the sorted, too.
+            Some(n_kept) if n_kept < n_sorted || n_sorted == kept.len() => {
+                let is_sure = !has_equals(kept, n_kept + 1);
+                kept.truncate(n_kept);
+                return is_sure;
+            }
+            _ if n_sorted == kept.len() => return false,
+            _ => n_sorted = kept.len().min(n_sorted * 8),
+        }
     }
-    kept.truncate(n_kept);
-    true
 }
 
 /// Cuts sorted candidates off where their probability falls below `p` times the best one's.

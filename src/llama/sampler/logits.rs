@@ -101,6 +101,18 @@ impl Scanned<'_> {
         found.expect("the maximum is one of the logits")
     }
 
+    /// A logit that at least `n` tokens reach, 256 at most; as high a one as is easily found.
+    pub(super) fn reached_by(&self, n: usize) -> f32 {
+        let mut groups = [f32::NEG_INFINITY; 256];
+        for maxima in self.blocks.max.chunks(groups.len()) {
+            for (group, &max) in groups.iter_mut().zip(maxima) {
+                *group = higher(*group, max);
+            }
+        }
+        let (_, nth, _) = groups.select_nth_unstable_by(n - 1, |a, b| b.total_cmp(a));
+        *nth
+    }
+
     /// The blocks in their order.
     pub(super) fn blocks(&self) -> impl Iterator<Item = &[f32]> {
         (0..self.blocks.max.len()).map(|block_idx| self.block(block_idx))

@@ -24,7 +24,7 @@ mod threads;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use llama_cpp_2::sampling::LlamaSampler;
@@ -75,8 +75,8 @@ pub struct Sampler {
     params: SamplingParams,
     /// `None` is greedy.
     draw: Option<Box<Draw>>,
-    /// The prompt's tokens, kept only where a penalty needs them.
-    prompt: HashSet<Token>,
+    /// The prompt's tokens, each once, in order; kept only where a penalty needs them.
+    prompt: Vec<Token>,
     /// How often each token was sampled, kept only where a penalty needs it.
     counts: HashMap<Token, u32>,
     n_sampled: u32,
@@ -85,11 +85,12 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler for a sequence that starts with `prompt`.
     pub fn new(params: &SamplingParams, prompt: &[Token], n_vocab: usize) -> Self {
-        let prompt = if params.repetition_penalty == 1.0 {
-            HashSet::new()
-        } else {
-            prompt.iter().copied().collect()
+        let mut prompt = match params.repetition_penalty {
+            1.0 => Vec::new(),
+            _ => prompt.to_vec(),
         };
+        prompt.sort_unstable();
+        prompt.dedup();
         Self {
             draw: (params.temperature > 0.0).then(|| Box::new(Draw::new(params, n_vocab))),
             params: params.clone(),
@@ -155,7 +156,7 @@ impl Sampler {
             let fresh = self
                 .counts
                 .keys()
-                .filter(|token| !self.prompt.contains(token));
+                .filter(|token| self.prompt.binary_search(token).is_err());
             for token in self.prompt.iter().chain(fresh) {
                 if let Some(logit) = logits.get_mut(*token) {
                     *logit = if *logit <= 0.0 {
