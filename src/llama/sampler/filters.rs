@@ -12,8 +12,11 @@ use super::{Candidate, exp};
 /// The most candidates that llama.cpp selects with a heap, whose order of equal logits is known.
 pub(super) const MAX_TOP_K: usize = 128;
 
-/// Candidates that are sorted at first; there are seldom more that matter.
+/// The most candidates that [`top_k`] sorts rather than keep a heap.
 const N_SORTED: usize = 512;
+
+/// Candidates that [`nucleus`] looks at first, at least; there are seldom more that matter.
+const N_FIRST: usize = 256;
 
 /// The most candidates that [`nucleus`] looks at.
 const MAX_NUCLEUS: usize = 32_768;
@@ -149,31 +152,22 @@ pub(super) fn nucleus(logits: &Scanned, p: f32, kept: &mut Vec<Candidate>) -> bo
         sum = exp::add_in_order(sum, &exp::weights(block, 1.0, max));
         n_logits += block.len();
     }
-    // All tokens below the floor have less than half of what the nucleus may leave out.
-    let floor = max + ((1.0 - p) * sum / n_logits as f32 * 0.5).ln();
-    kept.clear();
-    kept.extend(logits.at_least(floor.max(f32::MIN)).take(MAX_NUCLEUS + 1));
-    if kept.len() > MAX_NUCLEUS {
-        return false;
-    }
-    let mut n_sorted = N_SORTED.min(kept.len());
-    loop {
-        if n_sorted < kept.len() {
-            kept.select_nth_unstable_by(n_sorted, higher_first);
+    // All tokens below this have less than half of what the nucleus may leave out.
+    let lowest = max + ((1.0 - p) * sum / n_logits as f32 * 0.5).ln();
+    for floor in [logits.reached_by(N_FIRST).max(lowest), lowest] {
+        kept.clear();
+        kept.extend(logits.at_least(floor.max(f32::MIN)).take(MAX_NUCLEUS + 1));
+        if kept.len() > MAX_NUCLEUS {
+            return false;
         }
-        let sorted = &mut kept[..n_sorted];
-        sorted.sort_unstable_by(higher_first);
-        match n_until(sorted, sum, p, NUCLEUS_ERROR) {
-            // The next one is among the sorted, too.
-            Some(n_kept) if n_kept < n_sorted || n_sorted == kept.len() => {
-                let is_sure = !has_equals(kept, n_kept + 1);
-                kept.truncate(n_kept);
-                return is_sure;
-            }
-            _ if n_sorted == kept.len() => return false,
-            _ => n_sorted = kept.len().min(n_sorted * 8),
+        kept.sort_unstable_by(higher_first);
+        if let Some(n_kept) = n_until(kept, sum, p, NUCLEUS_ERROR) {
+            let is_sure = !has_equals(kept, n_kept + 1);
+            kept.truncate(n_kept);
+            return is_sure;
         }
     }
+    false
 }
 
 /// Cuts sorted candidates off where their probability falls below `p` times the best one's.

@@ -46,9 +46,9 @@ impl<'a> Logits<'a> {
         let blocks = &mut *self.blocks;
         let place = *blocks.place[block_idx].get_or_insert_with(|| {
             let mut copy = [f32::NEG_INFINITY; BLOCK];
-            for (copy, logit) in copy.iter_mut().zip(&self.row[block_idx * BLOCK..]) {
-                *copy = *logit;
-            }
+            let block = &self.row[block_idx * BLOCK..];
+            let block = &block[..block.len().min(BLOCK)];
+            copy[..block.len()].copy_from_slice(block);
             blocks.changed.push((block_idx, copy));
             blocks.changed.len() - 1
         });
