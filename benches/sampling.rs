@@ -60,25 +60,22 @@ fn main() {
                 ..SamplingParams::default()
             };
             change(&mut params);
-            report(&format!("{name}; {shape}"), ours(&params, &rows));
+            report(&format!("{name}; {shape}"), || ours(&params, &rows));
         }
-        report(
-            &format!("llama.cpp, greedy; {shape}"),
-            greedy_of_llama(&rows),
-        );
-        report(
-            &format!("llama.cpp, top_k 40, ..; {shape}"),
-            common_of_llama(&rows),
-        );
+        report(&format!("llama.cpp, greedy; {shape}"), || {
+            greedy_of_llama(&rows)
+        });
+        report(&format!("llama.cpp, top_k 40, ..; {shape}"), || {
+            common_of_llama(&rows)
+        });
     }
     for n_threads in 1..=2 {
-        report(
-            &format!("a step, greedy, {n_threads} threads"),
-            step(|p| p.temperature = 0.0, n_threads),
-        );
+        report(&format!("a step, greedy, {n_threads} threads"), || {
+            step(|p| p.temperature = 0.0, n_threads)
+        });
         report(
             &format!("a step, top_k 40, .., {n_threads} threads"),
-            step(common, n_threads),
+            || step(common, n_threads),
         );
     }
 }
@@ -169,6 +166,13 @@ fn measure<R>(rows: &[R], mut sample: impl FnMut(&R)) -> [f64; 2] {
     [times[times.len() / 2], times[0]]
 }
 
-fn report(name: &str, [median, lowest]: [f64; 2]) {
-    println!(r#"{{"name": "{name}", "us_per_token": {median:.1}, "lowest": {lowest:.1}}}"#);
+/// Measures and prints a case, if the command line names a part of its name, or nothing.
+fn report(name: &str, measure: impl FnOnce() -> [f64; 2]) {
+    let mut parts = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"));
+    if parts.all(|part| name.contains(&part)) {
+        let [median, lowest] = measure();
+        println!(r#"{{"name": "{name}", "us_per_token": {median:.1}, "lowest": {lowest:.1}}}"#);
+    }
 }

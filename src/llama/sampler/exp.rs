@@ -15,7 +15,7 @@ const LOWEST: f32 = -87.0;
 const ROUND: f32 = 12_582_912.0;
 
 /// The logarithm of 2 in two parts; the first has so few bits that a multiple of it is exact.
-const LN_2_HIGH: f32 = 0.693_359_375;
+const LN_2_HIGH: f32 = 355.0 / 512.0;
 const LN_2_LOW: f32 = (std::f64::consts::LN_2 - LN_2_HIGH as f64) as f32;
 
 /// e^x for x up to 0; below -87 something below 10^-37.
