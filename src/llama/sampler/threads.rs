@@ -10,8 +10,11 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::Buffers;
 
-/// Logits for which waking one more thread pays.
-const MIN_LOGITS_PER_THREAD: usize = 200_000;
+/// Logits for which waking one more thread pays: some 50 µs of work.
+///
+/// On a busy machine the thread may come late, and then the engine thread has done its part, too;
+/// one that is interrupted within a row holds the step up.
+const MIN_LOGITS_PER_THREAD: usize = 400_000;
 
 /// Threads to sample with, and each one's memory.
 pub struct SamplingThreads {
