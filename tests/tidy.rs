@@ -48,6 +48,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("TRITONBACKEND_", &["triton", "exports"]),
     ("no_mangle", &["exports"]),
     ("minijinja", &["llama"]),
+    ("rand_mt", &["llama"]),
+    ("rayon", &["llama"]),
     ("fs", &["serving", "memory", "llama"]),
     ("thread", &["delivery", "intake", "llama", "triton"]),
     ("Mutex", &["delivery", "llama"]),

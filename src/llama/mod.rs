@@ -28,7 +28,7 @@ pub use backend::{has_gpu, init};
 pub use gguf::{GgufError, ModelFile, Problem, VocabularyProblem};
 pub use model::{LoadError, LoadParams, Model, TokenizeError};
 pub use runner::{ContextError, ContextParams, FlashAttention, RowProblem, RunError, Runner};
-pub use sampler::{Buffers, SampleError, Sampler};
+pub use sampler::{Buffers, SampleError, Sampler, SamplingThreads};
 pub use template::{CHATML, ChatTemplate, TemplateError};
 
 use llama_cpp_2::context::params::KvCacheType;

@@ -15,7 +15,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
-use super::sampler::{Buffers, SampleError, Sampler};
+use super::sampler::{SampleError, Sampler, SamplingThreads};
 use super::{CacheType, Model, backend, threads};
 use crate::engine::{CacheOp, Plan, Row, Sampled, SequenceId, Sharing, SlotId, Token};
 use crate::protocol::SamplingParams;
@@ -149,6 +149,14 @@ enum Held {
     Lost,
 }
 
+/// One sequence's part in sampling a step: its output rows, and what came of each.
+struct SamplingJob<'a> {
+    sequence: SequenceId,
+    sampler: &'a mut Sampler,
+    rows: Vec<(usize, &'a [f32])>,
+    chosen: Vec<(usize, SequenceId, Result<Token, SampleError>)>,
+}
+
 /// A context with its model, and the samplers of the open sequences.
 ///
 /// # Invariants
@@ -160,7 +168,7 @@ pub struct Runner {
     batch: LlamaBatch<'static>,
     samplers: HashMap<SequenceId, Sampler>,
     held: Vec<Held>,
-    buffers: Buffers,
+    sampling: SamplingThreads,
     failures: Vec<(SequenceId, SampleError)>,
     sharing: Sharing,
     n_slots: usize,
@@ -218,7 +226,7 @@ impl Runner {
             batch: LlamaBatch::new(n_batch, 1),
             samplers: HashMap::new(),
             held: vec![Held::Tokens(0); params.n_slots + n_kept],
-            buffers: Buffers::default(),
+            sampling: SamplingThreads::new(params.n_slots.min(n_threads as usize)),
             failures: Vec::new(),
             sharing,
             n_slots: params.n_slots,
@@ -428,22 +436,46 @@ impl Runner {
         })
     }
 
+    /// Samples all output rows, several sequences at a time where there are many.
     fn sample(&mut self, plan: &Plan) -> Vec<Sampled> {
-        let mut samples = Vec::new();
-        for (index, row) in plan.rows.iter().enumerate().filter(|(_, row)| row.output) {
-            let Some(sampler) = self.samplers.get_mut(&row.sequence) else {
-                continue;
-            };
-            let logits = self.context.get_logits_ith(index as i32);
-            let (ends, suppressed) = (self.model.ends(), self.model.suppressed());
-            match sampler.sample(logits, ends, suppressed, &mut self.buffers) {
-                Ok(token) => samples.push(Sampled {
+        let mut samplers: HashMap<_, _> = self.samplers.iter_mut().collect();
+        let mut jobs: Vec<SamplingJob> = Vec::new();
+        let outputs = plan.rows.iter().enumerate().filter(|(_, row)| row.output);
+        for (index, row) in outputs {
+            // Here, not in the job: at the first call llama.cpp may still put the rows in order.
+            let logits = (index, self.context.get_logits_ith(index as i32));
+            if let Some(sampler) = samplers.remove(&row.sequence) {
+                jobs.push(SamplingJob {
                     sequence: row.sequence,
+                    sampler,
+                    rows: vec![logits],
+                    chosen: Vec::new(),
+                });
+            } else if let Some(job) = jobs.iter_mut().find(|job| job.sequence == row.sequence) {
+                job.rows.push(logits);
+            }
+        }
+        let n_rows: usize = jobs.iter().map(|job| job.rows.len()).sum();
+        let n_logits = n_rows * self.model.n_vocab();
+        let (ends, suppressed) = (self.model.ends(), self.model.suppressed());
+        self.sampling.for_each(&mut jobs, n_logits, |job, buffers| {
+            for &(index, logits) in &job.rows {
+                let token = job.sampler.sample(logits, ends, suppressed, buffers);
+                job.chosen.push((index, job.sequence, token));
+            }
+        });
+        let mut chosen: Vec<_> = jobs.into_iter().flat_map(|job| job.chosen).collect();
+        chosen.sort_unstable_by_key(|(index, ..)| *index);
+        let mut samples = Vec::with_capacity(chosen.len());
+        for (_, sequence, token) in chosen {
+            match token {
+                Ok(token) => samples.push(Sampled {
+                    sequence,
                     token,
                     piece: self.model.piece(token),
                     end: self.model.is_end(token),
                 }),
-                Err(error) => self.failures.push((row.sequence, error)),
+                Err(error) => self.failures.push((sequence, error)),
             }
         }
         samples

@@ -1,0 +1,206 @@
+//! A row of logits, read in blocks of which only the changed ones are copied.
+//!
+//! The sampler makes one for each token, on any thread. Finds what is at the top of a row of any
+//! length by looking at each block's highest logit first.
+
+use super::{Candidate, SampleError};
+use crate::engine::Token;
+
+/// Logits of a block.
+pub(super) const BLOCK: usize = 64;
+
+/// Numbers computed with at a time: enough for any vector unit.
+pub(super) const N_LANES: usize = 16;
+
+/// Memory of a [`Logits`], kept from token to token.
+#[derive(Default)]
+pub(super) struct Blocks {
+    /// The highest logit of each block.
+    max: Vec<f32>,
+    /// For each block, which of `changed` has its place.
+    place: Vec<Option<usize>>,
+    changed: Vec<(usize, [f32; BLOCK])>,
+}
+
+/// A row of logits that can be changed here and there.
+pub(super) struct Logits<'a> {
+    row: &'a [f32],
+    blocks: &'a mut Blocks,
+}
+
+impl<'a> Logits<'a> {
+    pub(super) fn new(row: &'a [f32], blocks: &'a mut Blocks) -> Self {
+        blocks.changed.clear();
+        blocks.place.clear();
+        blocks.place.resize(row.len().div_ceil(BLOCK), None);
+        Self { row, blocks }
+    }
+
+    /// The logit of a token, to be changed; none of a token that is not in the row.
+    pub(super) fn get_mut(&mut self, token: Token) -> Option<&mut f32> {
+        let index = usize::try_from(token.0).ok()?;
+        if index >= self.row.len() {
+            return None;
+        }
+        let block_idx = index / BLOCK;
+        let blocks = &mut *self.blocks;
+        let place = *blocks.place[block_idx].get_or_insert_with(|| {
+            let mut copy = [f32::NEG_INFINITY; BLOCK];
+            let block = &self.row[block_idx * BLOCK..];
+            let block = &block[..block.len().min(BLOCK)];
+            copy[..block.len()].copy_from_slice(block);
+            blocks.changed.push((block_idx, copy));
+            blocks.changed.len() - 1
+        });
+        Some(&mut blocks.changed[place].1[index % BLOCK])
+    }
+
+    /// Reads the row, once it is as it shall be.
+    pub(super) fn scan(self) -> Result<Scanned<'a>, SampleError> {
+        let Self { row, blocks } = self;
+        let (full, rest) = row.as_chunks::<BLOCK>();
+        blocks.max.clear();
+        blocks.max.extend(full.iter().map(|block| highest(block)));
+        if !rest.is_empty() {
+            blocks.max.push(highest(rest));
+        }
+        for (block_idx, block) in &blocks.changed {
+            blocks.max[*block_idx] = highest(block);
+        }
+        let max = highest(&blocks.max);
+        if max.is_nan() || max == f32::INFINITY {
+            return Err(SampleError::NotANumber);
+        }
+        if max == f32::NEG_INFINITY {
+            return Err(SampleError::NoCandidates);
+        }
+        Ok(Scanned { row, blocks, max })
+    }
+}
+
+/// A row of which each block's highest logit is known; all are numbers, and one is finite.
+pub(super) struct Scanned<'a> {
+    row: &'a [f32],
+    blocks: &'a Blocks,
+    max: f32,
+}
+
+impl Scanned<'_> {
+    /// The highest logit.
+    pub(super) fn max(&self) -> f32 {
+        self.max
+    }
+
+    /// The token with the highest logit, the lowest of several.
+    pub(super) fn best(&self) -> Token {
+        let in_it = |logits: &[f32]| logits.iter().position(|&logit| logit == self.max);
+        let found = in_it(&self.blocks.max).and_then(|block_idx| {
+            let index = in_it(self.block(block_idx))?;
+            Some(Token((block_idx * BLOCK + index) as i32))
+        });
+        found.expect("the maximum is one of the logits")
+    }
+
+    /// A logit that at least `n` tokens reach, 256 at most; as high a one as is easily found.
+    pub(super) fn reached_by(&self, n: usize) -> f32 {
+        let mut groups = [f32::NEG_INFINITY; 256];
+        for maxima in self.blocks.max.chunks(groups.len()) {
+            for (group, &max) in groups.iter_mut().zip(maxima) {
+                *group = higher(*group, max);
+            }
+        }
+        let (_, nth, _) = groups.select_nth_unstable_by(n - 1, |a, b| b.total_cmp(a));
+        *nth
+    }
+
+    /// The blocks in their order.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = &[f32]> {
+        (0..self.blocks.max.len()).map(|block_idx| self.block(block_idx))
+    }
+
+    /// The tokens with a logit of at least `floor`, in their order.
+    pub(super) fn at_least(&self, floor: f32) -> impl Iterator<Item = Candidate> {
+        let maxima = self.blocks.max.iter().enumerate();
+        maxima
+            .filter(move |(_, max)| **max >= floor)
+            .flat_map(|(block_idx, _)| self.candidates(block_idx))
+            .filter(move |candidate| candidate.logit >= floor)
+    }
+
+    /// Hands `visit` every candidate above `floor`, which it may raise, in the tokens' order.
+    #[inline]
+    pub(super) fn visit_above(&self, mut floor: f32, mut visit: impl FnMut(Candidate) -> f32) {
+        for (block_idx, &max) in self.blocks.max.iter().enumerate() {
+            if max > floor {
+                for candidate in self.candidates(block_idx) {
+                    if candidate.logit > floor {
+                        floor = visit(candidate);
+                    }
+                }
+            }
+        }
+    }
+
+    fn block(&self, block_idx: usize) -> &[f32] {
+        let start = block_idx * BLOCK;
+        let n_logits = BLOCK.min(self.row.len() - start);
+        match self.blocks.place[block_idx] {
+            Some(place) => &self.blocks.changed[place].1[..n_logits],
+            None => &self.row[start..start + n_logits],
+        }
+    }
+
+    /// The tokens of a block.
+    pub(super) fn candidates(&self, block_idx: usize) -> impl Iterator<Item = Candidate> {
+        let ids = (block_idx * BLOCK) as i32..;
+        ids.zip(self.block(block_idx))
+            .map(|(id, &logit)| Candidate {
+                token: Token(id),
+                logit,
+            })
+    }
+}
+
+/// The highest of some logits; NaN if one is.
+///
+/// As whole numbers of the same order, of which a compiler may join the maxima in any order, and so
+/// many at a time.
+#[inline]
+fn highest(logits: &[f32]) -> f32 {
+    let mut max = ordered(f32::NEG_INFINITY.to_bits() as i32);
+    let mut size = 0;
+    for logit in logits {
+        let bits = logit.to_bits() as i32;
+        max = max.max(ordered(bits));
+        size = size.max(bits & i32::MAX);
+    }
+    if size > f32::INFINITY.to_bits() as i32 {
+        return f32::NAN;
+    }
+    f32::from_bits(ordered(max) as u32)
+}
+
+/// A number's bits to a whole number of the same order, and back.
+#[inline(always)]
+fn ordered(bits: i32) -> i32 {
+    bits ^ (bits >> 31 & i32::MAX)
+}
+
+/// The higher of two numbers; unlike `f32::max` it is one instruction.
+#[inline(always)]
+pub(super) fn higher(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+/// All lanes as one, halves upon halves rather than one after the other.
+#[inline(always)]
+pub(super) fn fold<T: Copy>(mut lanes: [T; N_LANES], join: impl Fn(T, T) -> T) -> T {
+    let mut n_lanes = N_LANES;
+    while n_lanes > 1 {
+        n_lanes /= 2;
+        for lane in 0..n_lanes {
+            lanes[lane] = join(lanes[lane], lanes[lane + n_lanes]);
+        }
+    }
+    lanes[0]
+}
