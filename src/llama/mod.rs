@@ -13,10 +13,12 @@
 //! | `model` | weights and vocabulary: [`Model`] |
 //! | `template` | messages to prompt: [`ChatTemplate`] |
 //! | `sampler` | logits to token, one per sequence |
-//! | `runner` | the context: runs a [`crate::engine::Plan`] |
+//! | `context` | how a context is made: [`ContextParams`] |
+//! | `runner` | the holder of the context: runs a [`crate::engine::Plan`] |
 //! | `threads` | how many threads to compute with |
 
 mod backend;
+mod context;
 mod gguf;
 mod model;
 mod runner;
@@ -25,9 +27,10 @@ mod template;
 mod threads;
 
 pub use backend::{has_gpu, init};
+pub use context::{ContextError, ContextParams, FlashAttention};
 pub use gguf::{GgufError, ModelFile, Problem, VocabularyProblem};
 pub use model::{LoadError, LoadParams, Model, TokenizeError};
-pub use runner::{ContextError, ContextParams, FlashAttention, RowProblem, RunError, Runner};
+pub use runner::{RowProblem, RunError, Runner};
 pub use sampler::{Buffers, SampleError, Sampler, SamplingThreads};
 pub use template::{CHATML, ChatTemplate, TemplateError};
 

@@ -341,7 +341,7 @@ impl Model {
     }
 
     /// Whether some layers look at the last tokens only, and may forget those before them.
-    fn has_window(&self) -> bool {
+    pub(super) fn has_window(&self) -> bool {
         let model = &raw const self.inner;
         // SAFETY: in the version pinned, `LlamaModel` is a transparent wrapper around a non-null
         // pointer to the model, which lives as long as `inner`; the call only reads a number.

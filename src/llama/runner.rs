@@ -5,18 +5,17 @@
 //! cache. Decides nothing: which tokens run where is the scheduler's.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use llama_cpp_2::DecodeError;
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
+use super::context::{ContextError, ContextParams, new_context};
 use super::sampler::{SampleError, Sampler, SamplingThreads};
-use super::{CacheType, Model, backend, threads};
+use super::{Model, threads};
 use crate::engine::{CacheOp, Plan, Row, Sampled, SequenceId, Sharing, SlotId, Token};
 use crate::protocol::SamplingParams;
 
@@ -26,79 +25,9 @@ pub const MAX_SLOTS: usize = 256;
 /// Its compressed cache, when unified, throws a C++ exception at a second sequence.
 const SINGLE_SEQUENCE: &str = "deepseek4";
 
-/// Making a context may write to the model, so it is done one at a time.
-static NEW_CONTEXT: Mutex<()> = Mutex::new(());
-
-/// When to compute attention the fused way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum FlashAttention {
-    /// Where llama.cpp finds it supported.
-    #[default]
-    Auto,
-    On,
-    Off,
-}
-
-/// How to make a context.
-#[derive(Clone, PartialEq, Debug)]
-pub struct ContextParams {
-    /// Sequences at a time, 1 to [`MAX_SLOTS`].
-    pub n_slots: usize,
-    /// Cells of the KV cache; rounded up to a multiple of 256, for each slot where they are split.
-    pub n_cells: usize,
-    /// Whether all slots share the cells; else each has an equal part.
-    pub kv_unified: bool,
-    /// Rows of a plan at most.
-    pub n_batch: usize,
-    /// Rows that are computed together at most.
-    pub n_ubatch: usize,
-    /// Threads for steps of single tokens; 0 is automatic.
-    pub n_threads: u32,
-    /// Threads for prompts; 0 is as many as `n_threads`.
-    pub n_threads_batch: u32,
-    pub type_k: CacheType,
-    pub type_v: CacheType,
-    pub flash_attention: FlashAttention,
-    /// Keep the KV cache where the layers are.
-    pub offload_kqv: bool,
-}
-
-impl Default for ContextParams {
-    fn default() -> Self {
-        Self {
-            n_slots: 16,
-            n_cells: 8192,
-            kv_unified: true,
-            n_batch: 512,
-            n_ubatch: 512,
-            n_threads: 0,
-            n_threads_batch: 0,
-            type_k: CacheType::F16,
-            type_v: CacheType::F16,
-            flash_attention: FlashAttention::Auto,
-            offload_kqv: true,
-        }
-    }
-}
-
-/// Why a context cannot be made.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ContextError {
-    #[error("{name} = {value}: must be between {min} and {max}")]
-    OutOfRange {
-        name: &'static str,
-        value: usize,
-        min: usize,
-        max: usize,
-    },
-    #[error("llama.cpp cannot make a context of {n_cells} cells: {reason}")]
-    Llama { n_cells: usize, reason: String },
-    #[error("the first step failed: {0}")]
-    WarmUp(RunError),
-}
-
 const NO_SUCH_SLOT: &str = "there is no such slot";
 const TOO_FEW_TOKENS: &str = "the slot holds fewer tokens";
+const UNCUT: &str = "the memory of this model cannot be cut there";
 
 /// Why a plan did not run; what its rows' slots hold is lost, and they must be emptied.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -157,6 +86,46 @@ struct SamplingJob<'a> {
     chosen: Vec<(usize, SequenceId, Result<Token, SampleError>)>,
 }
 
+/// How many rows llama.cpp may be given at once.
+///
+/// It splits what it is given into batches that it computes one after the other, and finds the cells
+/// for all of them beforehand. A batch may get cells that a window has left behind by then. They are
+/// taken away at once, although an earlier batch, not computed yet, has to look at some of them. So a
+/// memory with a window is given one batch at a time.
+#[derive(Clone, Copy)]
+enum AtOnce {
+    All,
+    Rows(usize),
+    /// So many rows of slots with equally many: for a memory whose batches are such.
+    EqualRuns(usize),
+}
+
+impl AtOnce {
+    fn new(model: &Model, params: &ContextParams) -> Self {
+        let n_max = params.n_ubatch.min(params.n_batch);
+        match model.has_window() {
+            false => Self::All,
+            true if params.kv_unified && !model.has_states() => Self::Rows(n_max),
+            true => Self::EqualRuns(n_max),
+        }
+    }
+
+    /// The rows to begin with, at least one if there are any.
+    fn first(self, rows: &[Row]) -> &[Row] {
+        let n_rows = match self {
+            Self::All => rows.len(),
+            Self::Rows(n_max) => n_max.min(rows.len()),
+            Self::EqualRuns(n_max) => {
+                let mut runs = rows.chunk_by(|a, b| a.slot == b.slot);
+                let n_run = runs.next().map_or(0, |run| run.len().min(n_max));
+                let n_equal = 1 + runs.take_while(|run| run.len() == n_run).count();
+                n_run * n_equal.min(n_max / n_run.max(1))
+            }
+        };
+        &rows[..n_rows]
+    }
+}
+
 /// A context with its model, and the samplers of the open sequences.
 ///
 /// # Invariants
@@ -171,6 +140,7 @@ pub struct Runner {
     sampling: SamplingThreads,
     failures: Vec<(SequenceId, SampleError)>,
     sharing: Sharing,
+    at_once: AtOnce,
     n_slots: usize,
     n_batch: usize,
     n_cells: usize,
@@ -208,19 +178,20 @@ impl Runner {
             0 => n_threads,
             wish => threads::for_model("n_threads_batch", wish, n_model_bytes),
         };
-        let context = new_context(borrowed, params, n_threads, n_threads_batch)?;
-        // llama.cpp may round: what counts is what it made.
-        let n_batch = params.n_batch.min(context.n_batch() as usize);
-        let n_cells = context.n_ctx() as usize;
         let sharing = match is_single || !params.kv_unified {
             true => Sharing::None,
             false => model.sharing(),
         };
-        // A recurrent state is memory of its own, made for each sequence that may run.
+        // llama.cpp has 256 sequences share cells, however few a batch may name; but a recurrent state
+        // is memory of its own, made for each of those.
         let n_kept = match sharing == Sharing::None || model.has_states() {
             true => 0,
             false => MAX_SLOTS - params.n_slots,
         };
+        let context = new_context(borrowed, params, n_threads, n_threads_batch)?;
+        // llama.cpp may round: what counts is what it made.
+        let n_batch = params.n_batch.min(context.n_batch() as usize);
+        let n_cells = context.n_ctx() as usize;
         let mut runner = Self {
             context,
             batch: LlamaBatch::new(n_batch, 1),
@@ -229,6 +200,7 @@ impl Runner {
             sampling: SamplingThreads::new(params.n_slots.min(n_threads as usize)),
             failures: Vec::new(),
             sharing,
+            at_once: AtOnce::new(&model, params),
             n_slots: params.n_slots,
             n_batch,
             n_cells,
@@ -291,27 +263,28 @@ impl Runner {
         let ran = self
             .change_cache(plan)
             .and_then(|()| self.check(plan))
-            .and_then(|()| self.decode(plan));
-        if let Err(error) = ran {
+            .and_then(|()| self.run_rows(&plan.rows));
+        if ran.is_err() {
             for row in &plan.rows {
                 if let Some(held) = self.held.get_mut(usize::from(row.slot.0)) {
                     *held = Held::Lost;
                 }
             }
-            return Err(error);
         }
-        Ok(self.sample(plan))
+        ran
     }
 
+    /// Makes all changes that can be made, and returns the first error.
     fn change_cache(&mut self, plan: &Plan) -> Result<(), RunError> {
+        let mut changed = Ok(());
         for &op in &plan.cache {
             let done = match op {
                 CacheOp::Keep { slot, n_tokens } => self.keep(slot, n_tokens),
                 CacheOp::Share { from, to, n_tokens } => self.share(from, to, n_tokens),
             };
-            done.map_err(|problem| RunError::Cache { op, problem })?;
+            changed = changed.and(done.map_err(|problem| RunError::Cache { op, problem }));
         }
-        Ok(())
+        changed
     }
 
     fn keep(&mut self, slot: SlotId, n_tokens: u32) -> Result<(), &'static str> {
@@ -322,6 +295,7 @@ impl Runner {
             Held::Tokens(n_held) if n_held < n_tokens => return Err(TOO_FEW_TOKENS),
             Held::Lost if n_tokens > 0 => return Err(TOO_FEW_TOKENS),
             held if held == kept => return Ok(()),
+            _ if n_tokens > 0 && self.sharing != Sharing::Prefix => return Err(UNCUT),
             _ => *held = kept,
         }
         let start = (n_tokens > 0).then_some(n_tokens);
@@ -332,7 +306,7 @@ impl Runner {
             Ok(true) => Ok(()),
             _ => {
                 self.held[usize::from(slot.0)] = Held::Lost;
-                Err("the memory of this model cannot be cut there")
+                Err(UNCUT)
             }
         }
     }
@@ -341,7 +315,11 @@ impl Runner {
         let held = |slot: SlotId| self.held.get(usize::from(slot.0)).copied();
         match (held(from), held(to)) {
             (Some(Held::Tokens(n_held)), Some(Held::Tokens(0))) if n_held >= n_tokens => {
-                self.held[usize::from(to.0)] = Held::Tokens(n_tokens);
+                match self.sharing {
+                    Sharing::None => return Err("nothing is shared in this context"),
+                    Sharing::Whole if n_held > n_tokens => return Err(UNCUT),
+                    _ => self.held[usize::from(to.0)] = Held::Tokens(n_tokens),
+                }
             }
             (None, _) | (_, None) => return Err(NO_SUCH_SLOT),
             (_, Some(Held::Tokens(0))) => return Err(TOO_FEW_TOKENS),
@@ -354,7 +332,7 @@ impl Runner {
         shared.map_err(|_| "there is no such position")
     }
 
-    /// Checks all that llama.cpp takes for granted, and fills the batch.
+    /// Checks all that llama.cpp takes for granted, and notes what the slots will hold.
     fn check(&mut self, plan: &Plan) -> Result<(), RunError> {
         let n_outputs = plan.rows.iter().filter(|row| row.output).count();
         for (what, found, limit) in [
@@ -365,20 +343,12 @@ impl Runner {
                 return Err(RunError::TooMany { what, found, limit });
             }
         }
-        self.batch.clear();
         for (index, row) in plan.rows.iter().enumerate() {
             self.check_row(row).map_err(|problem| RunError::Row {
                 row: index,
                 problem,
             })?;
             self.held[usize::from(row.slot.0)] = Held::Tokens(row.pos + 1);
-            let (token, pos, slot) = (
-                LlamaToken(row.token.0),
-                row.pos as i32,
-                i32::from(row.slot.0),
-            );
-            let added = self.batch.add(token, pos, &[slot], row.output);
-            added.expect("the batch has room for n_batch rows");
         }
         Ok(())
     }
@@ -414,9 +384,27 @@ impl Runner {
         Ok(())
     }
 
-    fn decode(&mut self, plan: &Plan) -> Result<(), RunError> {
-        if plan.rows.is_empty() {
-            return Ok(());
+    fn run_rows(&mut self, mut rows: &[Row]) -> Result<Vec<Sampled>, RunError> {
+        let mut samples = Vec::new();
+        while !rows.is_empty() {
+            let first = self.at_once.first(rows);
+            self.decode(first)?;
+            self.sample(first, &mut samples);
+            rows = &rows[first.len()..];
+        }
+        Ok(samples)
+    }
+
+    fn decode(&mut self, rows: &[Row]) -> Result<(), RunError> {
+        self.batch.clear();
+        for row in rows {
+            let (token, pos, slot) = (
+                LlamaToken(row.token.0),
+                row.pos as i32,
+                i32::from(row.slot.0),
+            );
+            let added = self.batch.add(token, pos, &[slot], row.output);
+            added.expect("the batch has room for n_batch rows");
         }
         let decoded = self.context.decode(&mut self.batch);
         decoded.map_err(|error| {
@@ -430,17 +418,18 @@ impl Runner {
             };
             RunError::Decode {
                 code,
-                n_rows: plan.rows.len(),
+                n_rows: rows.len(),
                 meaning,
             }
         })
     }
 
-    /// Samples all output rows, several sequences at a time where there are many.
-    fn sample(&mut self, plan: &Plan) -> Vec<Sampled> {
+    /// Samples after the output rows of those decoded last, several sequences at a time where there are
+    /// many.
+    fn sample(&mut self, rows: &[Row], samples: &mut Vec<Sampled>) {
         let mut samplers: HashMap<_, _> = self.samplers.iter_mut().collect();
         let mut jobs: Vec<SamplingJob> = Vec::new();
-        let outputs = plan.rows.iter().enumerate().filter(|(_, row)| row.output);
+        let outputs = rows.iter().enumerate().filter(|(_, row)| row.output);
         for (index, row) in outputs {
             // Here, not in the job: at the first call llama.cpp may still put the rows in order.
             let logits = (index, self.context.get_logits_ith(index as i32));
@@ -466,7 +455,6 @@ impl Runner {
         });
         let mut chosen: Vec<_> = jobs.into_iter().flat_map(|job| job.chosen).collect();
         chosen.sort_unstable_by_key(|(index, ..)| *index);
-        let mut samples = Vec::with_capacity(chosen.len());
         for (_, sequence, token) in chosen {
             match token {
                 Ok(token) => samples.push(Sampled {
@@ -478,7 +466,6 @@ impl Runner {
                 Err(error) => self.failures.push((sequence, error)),
             }
         }
-        samples
     }
 
     /// Touches the memory and starts the threads, so that the first request does not wait for it.
@@ -501,46 +488,4 @@ impl Runner {
         })?;
         Ok(())
     }
-}
-
-fn new_context(
-    model: &'static LlamaModel,
-    params: &ContextParams,
-    n_threads: u32,
-    n_threads_batch: u32,
-) -> Result<LlamaContext<'static>, ContextError> {
-    let flash_attention = match params.flash_attention {
-        FlashAttention::Auto => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_AUTO,
-        FlashAttention::On => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
-        FlashAttention::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
-    };
-    let llama_params = LlamaContextParams::default()
-        .with_n_ctx(NonZeroU32::new(params.n_cells as u32))
-        .with_n_batch(params.n_batch as u32)
-        .with_n_ubatch(params.n_ubatch.min(params.n_batch) as u32)
-        .with_n_seq_max(params.n_slots as u32)
-        .with_kv_unified(params.kv_unified)
-        .with_n_threads(n_threads as i32)
-        .with_n_threads_batch(n_threads_batch as i32)
-        .with_type_k(params.type_k.into())
-        .with_type_v(params.type_v.into())
-        .with_flash_attention_policy(flash_attention)
-        .with_offload_kqv(params.offload_kqv)
-        .with_no_perf(true);
-    let _one_at_a_time = NEW_CONTEXT.lock().unwrap_or_else(PoisonError::into_inner);
-    backend::take_error();
-    model
-        .new_context(backend::backend(), llama_params)
-        .map_err(|error| {
-            let logged = backend::take_error();
-            let reason = if logged.is_empty() {
-                error.to_string()
-            } else {
-                logged
-            };
-            ContextError::Llama {
-                n_cells: params.n_cells,
-                reason,
-            }
-        })
 }

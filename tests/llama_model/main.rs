@@ -5,6 +5,9 @@
 mod demo;
 mod files;
 mod keys;
+mod kinds;
 mod running;
+mod sharing;
+mod slots;
 mod vocabularies;
 mod writer;

@@ -128,57 +128,83 @@ pub const N_LAYERS: u32 = 2;
 
 /// A llama of random weights with a vocabulary of bytes and letters.
 pub fn tiny_model() -> Gguf {
-    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
-    tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
-    tokens.extend(('a'..='z').map(String::from));
-    tokens.push("\u{2581}".to_owned());
-    let mut kinds = vec![2, 3, 3];
-    kinds.extend([6; 256]);
-    kinds.resize(tokens.len(), 1);
-    let n_vocab = tokens.len() as u64;
-    let u32 = Value::U32;
+    llama(|_, random| random)
+}
+
+/// A llama with the `weight`s of [`model`].
+pub fn llama(weight: fn(&str, f32) -> f32) -> Gguf {
     let keys = [
-        ("general.architecture", Value::Text("llama".to_owned())),
-        ("llama.block_count", u32(N_LAYERS)),
-        ("llama.context_length", u32(512)),
-        ("llama.embedding_length", u32(N_EMBD as u32)),
-        ("llama.feed_forward_length", u32(N_FF as u32)),
-        ("llama.attention.head_count", u32(2)),
-        ("llama.attention.head_count_kv", u32(2)),
-        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
-        ("tokenizer.ggml.model", Value::Text("llama".to_owned())),
-        (
-            "tokenizer.ggml.scores",
-            Value::Floats(vec![0.0; tokens.len()]),
-        ),
-        ("tokenizer.ggml.token_type", Value::Ints(kinds)),
-        ("tokenizer.ggml.tokens", Value::Texts(tokens)),
-        ("tokenizer.ggml.bos_token_id", u32(1)),
-        ("tokenizer.ggml.eos_token_id", u32(2)),
-        ("tokenizer.ggml.add_space_prefix", Value::Bool(false)),
-        (
-            "tokenizer.chat_template",
-            Value::Text("{{ messages[0].content }}".to_owned()),
-        ),
+        ("block_count", Value::U32(N_LAYERS)),
+        ("attention.head_count", Value::U32(2)),
+        ("attention.head_count_kv", Value::U32(2)),
+        ("attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
     ];
+    let layer: Vec<_> = [("attn_norm", vec![N_EMBD])]
+        .into_iter()
+        .chain(attention())
+        .chain([("ffn_norm", vec![N_EMBD])])
+        .chain(feed_forward())
+        .collect();
+    let layers = [layer.clone(), layer];
+    let n_vocab = vocabulary().0.len() as u64;
+    let outer = [
+        ("output_norm.weight", vec![N_EMBD]),
+        ("output.weight", vec![N_EMBD, n_vocab]),
+    ];
+    model("llama", &keys, &layers, &outer, weight)
+}
+
+/// A tensor's name, without `weight` where that is all that follows, and its shape.
+pub type Shape = (&'static str, Vec<u64>);
+
+/// The tensors of attention with two heads.
+pub fn attention() -> [Shape; 4] {
+    ["attn_q", "attn_k", "attn_v", "attn_output"].map(|name| (name, vec![N_EMBD, N_EMBD]))
+}
+
+/// The tensors of a gated feed-forward network.
+pub fn feed_forward() -> [Shape; 3] {
+    [
+        ("ffn_gate", vec![N_EMBD, N_FF]),
+        ("ffn_up", vec![N_EMBD, N_FF]),
+        ("ffn_down", vec![N_FF, N_EMBD]),
+    ]
+}
+
+/// A model of any architecture: `keys` of its own, the tensors of each of its `layers`, and the `outer`
+/// ones that follow.
+///
+/// `weight` makes a tensor's numbers out of its name and random ones between -0.4 and 0.4, which are
+/// the same for every call.
+pub fn model(
+    architecture: &str,
+    keys: &[(&str, Value)],
+    layers: &[Vec<Shape>],
+    outer: &[Shape],
+    weight: fn(&str, f32) -> f32,
+) -> Gguf {
+    let own = [
+        ("context_length", Value::U32(512)),
+        ("embedding_length", Value::U32(N_EMBD as u32)),
+        ("feed_forward_length", Value::U32(N_FF as u32)),
+    ];
+    let own = own.iter().chain(keys);
+    let own = own.map(|(key, value)| (format!("{architecture}.{key}"), value.clone()));
+    let name = Value::Text(architecture.to_owned());
+    let mut keys = vec![("general.architecture".to_owned(), name)];
+    keys.extend(own);
+    keys.extend(vocabulary_keys());
+    let n_vocab = vocabulary().0.len() as u64;
     let mut shapes = vec![("token_embd.weight".to_owned(), vec![N_EMBD, n_vocab])];
-    for layer in 0..N_LAYERS {
-        for (name, shape) in [
-            ("attn_norm", vec![N_EMBD]),
-            ("attn_q", vec![N_EMBD, N_EMBD]),
-            ("attn_k", vec![N_EMBD, N_EMBD]),
-            ("attn_v", vec![N_EMBD, N_EMBD]),
-            ("attn_output", vec![N_EMBD, N_EMBD]),
-            ("ffn_norm", vec![N_EMBD]),
-            ("ffn_gate", vec![N_EMBD, N_FF]),
-            ("ffn_up", vec![N_EMBD, N_FF]),
-            ("ffn_down", vec![N_FF, N_EMBD]),
-        ] {
-            shapes.push((format!("blk.{layer}.{name}.weight"), shape));
-        }
+    for (layer_idx, layer) in layers.iter().enumerate() {
+        shapes.extend(layer.iter().map(|(name, shape)| {
+            let is_whole = name.contains('.') || ["ssm_a", "ssm_d"].contains(name);
+            let end = if is_whole { "" } else { ".weight" };
+            (format!("blk.{layer_idx}.{name}{end}"), shape.clone())
+        }));
     }
-    shapes.push(("output_norm.weight".to_owned(), vec![N_EMBD]));
-    shapes.push(("output.weight".to_owned(), vec![N_EMBD, n_vocab]));
+    let outer = outer.iter();
+    shapes.extend(outer.map(|(name, shape)| ((*name).to_owned(), shape.clone())));
     let mut random = 1u64;
     let tensors = shapes.into_iter().map(|(name, shape)| {
         let n = shape.iter().product::<u64>();
@@ -186,15 +212,46 @@ pub fn tiny_model() -> Gguf {
             random = random
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            ((random >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 0.8
+            let random = ((random >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 0.8;
+            weight(&name, random)
         });
         let numbers = numbers.collect();
         (name, shape, 0, numbers)
     });
     Gguf {
-        keys: keys.map(|(key, value)| (key.to_owned(), value)).to_vec(),
         tensors: tensors.collect(),
+        keys,
     }
+}
+
+/// The tokens and their kinds: bytes, letters and the space.
+fn vocabulary() -> (Vec<String>, Vec<i32>) {
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
+    tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
+    tokens.extend(('a'..='z').map(String::from));
+    tokens.push("\u{2581}".to_owned());
+    let mut kinds = vec![2, 3, 3];
+    kinds.extend([6; 256]);
+    kinds.resize(tokens.len(), 1);
+    (tokens, kinds)
+}
+
+fn vocabulary_keys() -> impl Iterator<Item = (String, Value)> {
+    let (tokens, kinds) = vocabulary();
+    let template = "{{ messages[0].content }}".to_owned();
+    let scores = vec![0.0; tokens.len()];
+    [
+        ("tokenizer.ggml.model", Value::Text("llama".to_owned())),
+        ("tokenizer.ggml.scores", Value::Floats(scores)),
+        ("tokenizer.ggml.token_type", Value::Ints(kinds)),
+        ("tokenizer.ggml.tokens", Value::Texts(tokens)),
+        ("tokenizer.ggml.bos_token_id", Value::U32(1)),
+        ("tokenizer.ggml.eos_token_id", Value::U32(2)),
+        ("tokenizer.ggml.add_space_prefix", Value::Bool(false)),
+        ("tokenizer.chat_template", Value::Text(template)),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into_iter()
 }
 
 /// A folder that is removed with its files when the test ends.

@@ -1,0 +1,127 @@
+//! What a context is made with, and the making of it.
+//!
+//! Called by a runner that begins, on the thread that loads the Triton model. Knows nothing of plans.
+
+use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::model::LlamaModel;
+
+use super::runner::RunError;
+use super::{CacheType, backend};
+
+/// Making a context may write to the model, so it is done one at a time.
+static NEW_CONTEXT: Mutex<()> = Mutex::new(());
+
+/// When to compute attention the fused way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FlashAttention {
+    /// Where llama.cpp finds it supported.
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+/// How to make a context.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ContextParams {
+    /// Sequences at a time, 1 to [`MAX_SLOTS`].
+    pub n_slots: usize,
+    /// Cells of the KV cache; rounded up to a multiple of 256, for each slot where they are split.
+    pub n_cells: usize,
+    /// Whether all slots share the cells; else each has an equal part.
+    pub kv_unified: bool,
+    /// Rows of a plan at most.
+    pub n_batch: usize,
+    /// Rows that are computed together at most.
+    pub n_ubatch: usize,
+    /// Threads for steps of single tokens; 0 is automatic.
+    pub n_threads: u32,
+    /// Threads for prompts; 0 is as many as `n_threads`.
+    pub n_threads_batch: u32,
+    pub type_k: CacheType,
+    pub type_v: CacheType,
+    pub flash_attention: FlashAttention,
+    /// Keep the KV cache where the layers are.
+    pub offload_kqv: bool,
+}
+
+impl Default for ContextParams {
+    fn default() -> Self {
+        Self {
+            n_slots: 16,
+            n_cells: 8192,
+            kv_unified: true,
+            n_batch: 512,
+            n_ubatch: 512,
+            n_threads: 0,
+            n_threads_batch: 0,
+            type_k: CacheType::F16,
+            type_v: CacheType::F16,
+            flash_attention: FlashAttention::Auto,
+            offload_kqv: true,
+        }
+    }
+}
+
+/// Why a context cannot be made.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ContextError {
+    #[error("{name} = {value}: must be between {min} and {max}")]
+    OutOfRange {
+        name: &'static str,
+        value: usize,
+        min: usize,
+        max: usize,
+    },
+    #[error("llama.cpp cannot make a context of {n_cells} cells: {reason}")]
+    Llama { n_cells: usize, reason: String },
+    #[error("the first step failed: {0}")]
+    WarmUp(RunError),
+}
+
+/// Makes a context whose batches may name `n_slots` sequences.
+pub(super) fn new_context(
+    model: &'static LlamaModel,
+    params: &ContextParams,
+    n_threads: u32,
+    n_threads_batch: u32,
+) -> Result<LlamaContext<'static>, ContextError> {
+    let flash_attention = match params.flash_attention {
+        FlashAttention::Auto => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        FlashAttention::On => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        FlashAttention::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    };
+    let llama_params = LlamaContextParams::default()
+        .with_n_ctx(NonZeroU32::new(params.n_cells as u32))
+        .with_n_batch(params.n_batch as u32)
+        .with_n_ubatch(params.n_ubatch.min(params.n_batch) as u32)
+        .with_n_seq_max(params.n_slots as u32)
+        .with_kv_unified(params.kv_unified)
+        .with_n_threads(n_threads as i32)
+        .with_n_threads_batch(n_threads_batch as i32)
+        .with_type_k(params.type_k.into())
+        .with_type_v(params.type_v.into())
+        .with_flash_attention_policy(flash_attention)
+        .with_offload_kqv(params.offload_kqv)
+        .with_no_perf(true);
+    let _one_at_a_time = NEW_CONTEXT.lock().unwrap_or_else(PoisonError::into_inner);
+    backend::take_error();
+    model
+        .new_context(backend::backend(), llama_params)
+        .map_err(|error| {
+            let logged = backend::take_error();
+            let reason = if logged.is_empty() {
+                error.to_string()
+            } else {
+                logged
+            };
+            ContextError::Llama {
+                n_cells: params.n_cells,
+                reason,
+            }
+        })
+}
