@@ -103,7 +103,7 @@ const STORIES: &[Story] = &[
     Story {
         name: "four at once begin alike and go on as chats",
         n_slots: 4,
-        n_cells: 1024,
+        n_cells: 4096,
         acts: &[
             Ask(1, &[Own(1, 100), Own(2, 5)], 12),
             Ask(2, &[Own(1, 100), Own(3, 6)], 12),
