@@ -1,0 +1,1 @@
+"""What `make bench` runs: servers, workloads, rows, and the report. See CONTRIBUTING.md."""
