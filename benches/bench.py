@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 
 from harness import engine, latency, prefixes, report, results, throughput
 from harness.measure import say
@@ -38,7 +39,8 @@ def run(row, settings):
     begin = time.monotonic()
     try:
         figures, notes = function(settings)
-    except RuntimeError as error:
+    except Exception as error:
+        traceback.print_exc()
         say(f"row {row} failed: {error}")
         figures, notes = [], [f"Not measured: {error}"]
     results.store(row, settings, function.__doc__, figures, notes, time.monotonic() - begin)

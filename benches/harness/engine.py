@@ -4,10 +4,10 @@ import json
 import subprocess
 import time
 
+from . import ROOT
 from .client import in_process
 from .measure import Figure, alternate, say
 from .servers import llama_server, ours, resident_bytes
-from .settings import ROOT
 from .throughput import N_CTX, closed_loop
 
 MIB = 2**20

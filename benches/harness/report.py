@@ -2,9 +2,8 @@
 
 import statistics
 
-from . import pictures, results
+from . import ROOT, pictures, results
 from .explanations import EXPLANATIONS
-from .settings import ROOT
 
 DOCS = ROOT / "docs"
 

@@ -7,7 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from .settings import BENCH, RESULTS, ROOT
+from . import ROOT
+from .settings import BENCH, RESULTS
 
 
 def machine():

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .settings import BENCH, LLAMA_SERVER, N_THREADS, ROOT
+from . import ROOT
+from .settings import BENCH, LLAMA_SERVER, N_THREADS
 from repository import config, make_model
 from server import LIBRARY, MODEL, Server, find_tritonserver, free_ports
 

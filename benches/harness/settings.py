@@ -1,20 +1,16 @@
 """Where things lie, what this run was asked for, and how large its workloads are."""
 
 import os
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from . import ROOT
+
 BENCH = ROOT / "build" / "bench"
 RESULTS = BENCH / "results.json"
 CLIENT = BENCH / "client" / "release" / "bench-client"
 IN_PROCESS = BENCH / "in_process"
 LLAMA_SERVER = BENCH / "llama.cpp-build" / "bin" / "llama-server"
 BATCHED_BENCH = BENCH / "llama.cpp-build" / "bin" / "llama-batched-bench"
-
-# The server helpers of the end-to-end tests, and the generator's words.
-sys.path[:0] = [str(ROOT / "tests" / "e2e"), str(ROOT / "benches")]
 
 N_THREADS = len(os.sched_getaffinity(0))
 

@@ -115,7 +115,10 @@ def row_2(settings):
     stages = [[["-kvu"]], [["-fa", "off"]], [["-b", "512"]]]
     for n_clients in (1, 4, 8, 16, 32):
         say(f"  {n_clients} clients")
-        run = lambda arguments: run_batched_bench(settings, n_prompt, n_clients, arguments)  # noqa: B023, E731
+
+        def run(arguments):
+            return run_batched_bench(settings, n_prompt, n_clients, arguments)
+
         arguments, tried = best([], stages, run)
         results = alternate(
             settings.repeats,

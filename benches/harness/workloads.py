@@ -6,7 +6,6 @@ token; around them stands what the chat template adds.
 
 import random
 
-from . import settings  # noqa: F401 (sets the import path)
 from random_model import words
 
 #: Some of the model's words; which ones does not matter.

@@ -97,7 +97,7 @@ pub fn stream_infer(
     port: u16,
     request: ModelInferRequest,
     deadline: Option<Instant>,
-    stop: &Stop<'_'>,
+    stop: &Stop,
 ) -> Result<Events, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -120,7 +120,7 @@ pub fn stream_infer(
 async fn collect(
     port: u16,
     request: ModelInferRequest,
-    stop: &Stop<'_'>,
+    stop: &Stop<'_>,
     events: &mut Events,
 ) -> Result<(), Failure> {
     let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?
