@@ -18,6 +18,15 @@ import numpy as np
 N_LAYERS, N_EMBD, N_HEADS, N_KV_HEADS, N_FF = 30, 576, 9, 3, 1536
 N_VOCAB, N_CTX = 128_256, 32_768
 SEED = 20_261_124
+
+#: Standard deviation of the embeddings, and what the attention and the feed-forward part of the first
+#: layer and of the later ones add to them. The first layer decides: what follows a word is a jump
+#: through the vocabulary that depends on the word and, less, on those before; the later layers only
+#: correct it. So an answer neither stays with one word nor changes with the last bits of a sum.
+EMBD_STD = 0.02
+FIRST_GAINS = (0.02, 4.0)
+LATER_GAIN = 0.03
+
 BLOCK = 32
 
 #: What ggml calls these formats, in tensors and in whole files.
@@ -143,24 +152,21 @@ def tensors(random, kind):
         std = gain / n_in**0.5
         return name, (n_in, n_out), ggml_type, quantized(random, n_in * n_out, kind, std).tobytes()
 
-    yield "token_embd.weight", (N_EMBD, N_VOCAB), ggml_type, embeddings(random, kind, 0.02).tobytes()
+    yield "token_embd.weight", (N_EMBD, N_VOCAB), ggml_type, embeddings(random, kind, EMBD_STD).tobytes()
     yield "output_norm.weight", (N_EMBD,), F32, ones
     n_kv = N_EMBD // N_HEADS * N_KV_HEADS
     for layer in range(N_LAYERS):
         name = f"blk.{layer}."
-        # The first layer decides: what follows the last word is a jump through the vocabulary, and
-        # the later layers, which see more, only correct it. So an answer neither hangs on one word
-        # nor hangs on the last bits of a sum.
-        gain = 4.0 if layer == 0 else 0.1
+        attention_gain, feed_forward_gain = FIRST_GAINS if layer == 0 else (LATER_GAIN, LATER_GAIN)
         yield name + "attn_norm.weight", (N_EMBD,), F32, ones
         yield matrix(name + "attn_q.weight", N_EMBD, N_EMBD)
         yield matrix(name + "attn_k.weight", N_EMBD, n_kv)
         yield matrix(name + "attn_v.weight", N_EMBD, n_kv)
-        yield matrix(name + "attn_output.weight", N_EMBD, N_EMBD, gain)
+        yield matrix(name + "attn_output.weight", N_EMBD, N_EMBD, attention_gain)
         yield name + "ffn_norm.weight", (N_EMBD,), F32, ones
         yield matrix(name + "ffn_gate.weight", N_EMBD, N_FF)
         yield matrix(name + "ffn_up.weight", N_EMBD, N_FF)
-        yield matrix(name + "ffn_down.weight", N_FF, N_EMBD, gain)
+        yield matrix(name + "ffn_down.weight", N_FF, N_EMBD, feed_forward_gain)
 
 
 def write(path, kind):

