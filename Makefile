@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything they produce lies in .venv, build and target.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build serve test fmt figures clean
+.PHONY: help setup build serve test fmt figures bench clean
 
 help: ## list the targets and the settings
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ fmt: ## format the Rust code
 figures: build ## measure the figures of the README's table
 	@scripts/setup.sh --tests
 	@.venv/bin/python scripts/figures.py
+
+bench: build ## run the benchmarks against llama-server and others (ROWS=1,4 REPEATS=5 QUICK=1)
+	@scripts/bench.sh
 
 clean: ## remove what was built (.venv stays)
 	@rm -rf build target

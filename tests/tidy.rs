@@ -54,7 +54,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("thread", &["delivery", "intake", "llama", "triton"]),
     ("Mutex", &["delivery", "llama"]),
     ("Condvar", &["delivery"]),
-    ("Instant::now", &["worker", "delivery", "triton"]),
+    ("Instant::now", &["worker", "delivery", "triton", "llama"]),
 ];
 
 /// Lines that a file may have, tests apart.

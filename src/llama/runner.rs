@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use llama_cpp_2::DecodeError;
 use llama_cpp_2::context::LlamaContext;
@@ -145,6 +146,7 @@ pub struct Runner {
     n_batch: usize,
     n_cells: usize,
     n_threads: u32,
+    decode_time: Duration,
 }
 
 impl Runner {
@@ -205,6 +207,7 @@ impl Runner {
             n_batch,
             n_cells,
             n_threads,
+            decode_time: Duration::ZERO,
             model,
         };
         runner.warm_up().map_err(ContextError::WarmUp)?;
@@ -234,6 +237,11 @@ impl Runner {
     /// Threads that steps of single tokens are computed with.
     pub fn n_threads(&self) -> u32 {
         self.n_threads
+    }
+
+    /// What llama.cpp has spent on steps so far; the rest of [`Runner::run`] is sampling and checks.
+    pub fn decode_time(&self) -> Duration {
+        self.decode_time
     }
 
     /// Makes a sampler for a sequence; its output rows need one.
@@ -406,7 +414,9 @@ impl Runner {
             let added = self.batch.add(token, pos, &[slot], row.output);
             added.expect("the batch has room for n_batch rows");
         }
+        let begin = Instant::now();
         let decoded = self.context.decode(&mut self.batch);
+        self.decode_time += begin.elapsed();
         decoded.map_err(|error| {
             let (code, meaning) = match error {
                 DecodeError::NoKvCacheSlot => (1, "no room in the KV cache"),

@@ -1,0 +1,102 @@
+"""Writes docs/benchmarks.md and its pictures from the stored results."""
+
+import statistics
+
+from . import ROOT, pictures, results
+from .explanations import EXPLANATIONS
+
+DOCS = ROOT / "docs"
+
+HEAD = """# Benchmarks
+
+Written by `make bench`; CONTRIBUTING.md says how. Everything runs on one machine and shares its cores: servers,
+peers and the load client, one server at a time. The model has random weights and a real shape: llama, 30 layers,
+576 wide, 9 heads of which 3 hold keys and values, a vocabulary of 128,256. All have the same file, the same threads,
+the same context and the number format f16 for the KV cache. Ours has the backend's defaults, where nothing else is
+said. A peer runs with its default and with other settings, once each; it is compared at its best, which the table
+names. Then ours and the peer run in turn. Given are medians, and ranges in brackets.
+
+llama-server and llama-batched-bench are built on the llama.cpp that our library holds, for this processor. The few
+source files of the two programs come from llama-cpp-python's source package, as the crate leaves them out.
+"""
+
+#: Rows that have a picture: the file's name, its title and unit, and the row numbers.
+PICTURES = [
+    ("throughput", "Tokens a second, by clients", "tokens/s", (1, 2, 3)),
+    ("first-token", "Seconds to the last first token, shared prefix", "s", (4,)),
+    ("gaps", "A long prompt enters beside 8 streams", "s", (7,)),
+]
+
+
+def number(value):
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def spread(values):
+    """The median, and the range if there is one."""
+    middle = number(statistics.median(values))
+    return middle if len(values) == 1 else f"{middle} ({number(min(values))} to {number(max(values))})"
+
+
+def target(figure):
+    sense = "at least" if figure["at_least"] else "at most"
+    what = {"ours/peer": "x", "peer/ours": "x sooner", "ours": f" {figure['unit']}"}[figure["form"]]
+    return f"{sense} {figure['target']:g}{what}"
+
+
+def line(row, figure):
+    peer = f"{spread(figure['peer'])} {figure['peer_name']}" if figure["peer"] else ""
+    held = spread(figure["held"]) if figure["peer"] else ""
+    met = "met" if figure["met"] else f"**not met** {EXPLANATIONS.get(row, '')}".rstrip()
+    ours = f"{spread(figure['ours'])} {figure['unit']}"
+    return f"| {row} | {figure['what']} | {target(figure)} | {ours} | {peer} | {held} | {met} |"
+
+
+def table(stored):
+    lines = ["| | What | Target | Ours | Peer | Ratio | |", "|---|---|---|---|---|---|---|"]
+    for row, entry in stored:
+        if not entry["figures"]:
+            lines.append(f"| {row} | {entry['title']} | | | | | not measured |")
+        lines += [line(row, figure) for figure in entry["figures"]]
+    return lines
+
+
+def details(row, entry):
+    quick = ", reduced sizes (QUICK=1), so that its figures mean little" if entry["quick"] else ""
+    return [
+        "", f"### Row {row}: {entry['title']}", "",
+        f"{entry['date']}, commit {entry['commit']}, {entry['repeats']} repeats, weights {entry['weights']}{quick}. "
+        f"{entry['machine']}. {entry['versions']}.", "",
+        *(f"- {note}" for note in entry["notes"]),
+    ]  # fmt: skip
+
+
+def picture(unit, rows, stored):
+    """The groups of a chart: each figure in that unit, ours and the peer."""
+    groups = []
+    for row, entry in stored:
+        figures = [figure for figure in entry["figures"] if int(row) in rows and figure["unit"] == unit]
+        for figure in figures:
+            peer = figure["peer_name"].split(" -")[0].split(",")[0]
+            label = f"{figure['what']}, row {row}" if len(rows) > 1 else figure["what"]
+            groups.append((label, [("triton-llm", figure["ours"]), (peer, figure["peer"])]))
+    return groups
+
+
+def write():
+    """Renders what is stored; rows that were never run are not there."""
+    stored = sorted(results.load().items(), key=lambda item: int(item[0]))
+    DOCS.mkdir(exist_ok=True)
+    lines = [HEAD, "## Table", "", *table(stored)]
+    for name, title, unit, rows in PICTURES:
+        groups = picture(unit, rows, stored)
+        if groups:
+            file = DOCS / f"benchmarks-{name}.svg"
+            file.write_text(pictures.bars(title, unit, groups))
+            lines += ["", f"![{title}]({file.name})"]
+    lines += ["", "## Details"]
+    for row, entry in stored:
+        lines += details(row, entry)
+    page = DOCS / "benchmarks.md"
+    page.write_text("\n".join(lines) + "\n")
+    return page, table(stored)
