@@ -201,9 +201,8 @@ impl Driver {
     fn may_start(&self, session: &Session) -> bool {
         let is_time = self.start.elapsed() >= Duration::from_millis(session.start_ms);
         let mut records = self.running.values().chain(&self.ended);
-        let has_answered = |index| {
-            records.any(|record| record.session == index && !record.arrivals_ms.is_empty())
-        };
+        let has_answered =
+            |index| records.any(|record| record.session == index && !record.arrivals_ms.is_empty());
         is_time && session.after.is_none_or(has_answered)
     }
 
