@@ -38,6 +38,7 @@ struct Config {
     n_ubatch: usize,
     n_threads: u32,
     kv_unified: bool,
+    target_itl_ms: u64,
 }
 
 /// What a prompt is made of for `suffix`.
@@ -71,7 +72,7 @@ fn load(config: &Config) -> Result<(Arc<Model>, Runner), Box<dyn Error + Send + 
         n_batch: config.n_batch,
         n_ubatch: config.n_ubatch,
         n_threads: config.n_threads,
-        flash_attention: FlashAttention::Off,
+        flash_attention: FlashAttention::On,
         ..ContextParams::default()
     };
     let runner = Runner::new(Arc::clone(&model), &params)?;
@@ -121,7 +122,7 @@ impl Driver {
             n_ctx: runner.n_cells(),
             n_batch: runner.n_batch(),
             max_queue: workload.sessions.len(),
-            target_itl: Duration::from_millis(500),
+            target_itl: Duration::from_millis(config.target_itl_ms),
         };
         Ok(Self {
             scheduler: Scheduler::new(limits),

@@ -68,11 +68,11 @@ def drive(endpoint, workload):
     return Report(call(command, workload))
 
 
-def in_process(mode, gguf, given, n_parallel, n_ctx):
+def in_process(mode, gguf, given, n_parallel, n_ctx, target_itl_ms=500):
     """Runs the engine without a server, with the backend's own defaults."""
     config = {
         "model": str(gguf), "n_parallel": n_parallel, "n_ctx": n_ctx, "n_batch": 512, "n_ubatch": 512,
-        "n_threads": N_THREADS, "kv_unified": True,
+        "n_threads": N_THREADS, "kv_unified": True, "target_itl_ms": target_itl_ms,
     }  # fmt: skip
     return call([str(IN_PROCESS), mode, json.dumps(config)], given)
 

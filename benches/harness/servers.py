@@ -32,11 +32,6 @@ class Endpoint:
     model: str = MODEL
 
 
-def knows(parameter):
-    """Whether the library that is built has a configuration parameter of this name."""
-    return parameter.encode() in LIBRARY.read_bytes()
-
-
 def repository_in(folder, gguf, parameters):
     make_model(folder, config(**{"n_threads": N_THREADS, **parameters}), gguf=gguf)
     return folder
