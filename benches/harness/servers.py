@@ -17,7 +17,7 @@ from pathlib import Path
 from . import ROOT
 from .settings import BENCH, LLAMA_SERVER, N_THREADS
 from repository import config, make_model
-from server import LIBRARY, MODEL, Server, find_tritonserver, free_ports
+from server import MODEL, Server, find_tritonserver, free_ports
 
 
 @dataclass(frozen=True)
