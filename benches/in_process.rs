@@ -73,6 +73,7 @@ fn load(config: &Config) -> Result<(Arc<Model>, Runner), Box<dyn Error + Send + 
         n_ubatch: config.n_ubatch,
         n_threads: config.n_threads,
         flash_attention: FlashAttention::On,
+        decode_apart: config.kv_unified,
         ..ContextParams::default()
     };
     let runner = Runner::new(Arc::clone(&model), &params)?;

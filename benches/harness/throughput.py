@@ -70,14 +70,16 @@ def row_1(settings):
         results = alternate(
             settings.repeats,
             ours=lambda n: run_ours(settings, closed_loop(settings, n_clients, n), n_clients),
+            split=lambda n: run_ours(settings, closed_loop(settings, n_clients, n), n_clients, kv_unified="false"),
             peer=lambda n: run_llama_server(settings, closed_loop(settings, n_clients, n), arguments),
         )
-        figures.append(
+        figures += [
             Figure(
-                f"{n_clients} clients", "tokens/s", rate(results["ours"]), target, True,
+                f"{n_clients} clients, {name}", "tokens/s", rate(results[side]), target, True,
                 peer=rate(results["peer"]), peer_name=f"llama-server {' '.join(arguments)}",
             )
-        )  # fmt: skip
+            for side, name in {"ours": "the default", "split": "kv_unified false"}.items()
+        ]  # fmt: skip
         equal = equal_texts(results["ours"][0], results["peer"][0])
         notes.append(
             f"{n_clients} clients: {equal}; ours {client_share(results['ours'])}, "

@@ -15,9 +15,9 @@ pub(super) const MIN_SHARED_TOKENS: usize = 16;
 /// Cells that an eviction frees at least, where the slot has so many: each has its price.
 const MIN_EVICTED_CELLS: usize = 64;
 
-/// One in so many cells may be kept for sequences that nobody has shared yet: each costs every row of
-/// every step a look, and few prompts come again. The latest is kept however long it is.
-const UNPROVEN_PART: usize = 8;
+/// The cells kept of what nobody has shared yet, times the slots that run, are at most one in so many
+/// of all: each costs every row of every step a look, and few prompts come again.
+const UNPROVEN_PART: usize = 4;
 
 /// What the memory of the model lets sequences share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -187,8 +187,10 @@ impl Cache {
         found.filter(|found| found.n_tokens >= MIN_SHARED_TOKENS)
     }
 
+    /// Gives up what nobody has shared yet, the oldest first, but never the latest.
     fn bound_unproven(&mut self) {
-        let mut n_left = self.n_cells / UNPROVEN_PART;
+        let n_running = self.reserved.iter().flatten().count();
+        let mut n_left = self.n_cells / UNPROVEN_PART / n_running.max(1);
         let unproven = self.tree.unproven();
         for (age, &slot) in unproven.iter().rev().enumerate() {
             let n_own = self.tree.n_own(slot);

@@ -47,6 +47,9 @@ pub struct ContextParams {
     pub flash_attention: FlashAttention,
     /// Keep the KV cache where the layers are.
     pub offload_kqv: bool,
+    /// Compute the rows of sequences that decode apart from those of prompts, although the weights are
+    /// read twice then: worth it for the fused attention of CPUs.
+    pub decode_apart: bool,
 }
 
 impl Default for ContextParams {
@@ -63,6 +66,7 @@ impl Default for ContextParams {
             type_v: CacheType::F16,
             flash_attention: FlashAttention::Auto,
             offload_kqv: true,
+            decode_apart: false,
         }
     }
 }

@@ -93,9 +93,15 @@ struct SamplingJob<'a> {
 /// for all of them beforehand. A batch may get cells that a window has left behind by then. They are
 /// taken away at once, although an earlier batch, not computed yet, has to look at some of them. So a
 /// memory with a window is given one batch at a time.
+///
+/// The fused attention of CPUs skips the cells of other sequences one by one for a few rows, and for
+/// many rows in tiles, where none of a tile's rows looks at them. Rows of many sequences in one tile
+/// would have it skip nothing: those that decode are given to it apart from prompts.
 #[derive(Clone, Copy)]
 enum AtOnce {
     All,
+    /// Single rows of slots, or all others.
+    SinglesApart,
     Rows(usize),
     /// So many rows of slots with equally many: for a memory whose batches are such.
     EqualRuns(usize),
@@ -105,6 +111,7 @@ impl AtOnce {
     fn new(model: &Model, params: &ContextParams) -> Self {
         let n_max = params.n_ubatch.min(params.n_batch);
         match model.has_window() {
+            false if params.decode_apart => Self::SinglesApart,
             false => Self::All,
             true if params.kv_unified && !model.has_states() => Self::Rows(n_max),
             true => Self::EqualRuns(n_max),
@@ -115,6 +122,13 @@ impl AtOnce {
     fn first(self, rows: &[Row]) -> &[Row] {
         let n_rows = match self {
             Self::All => rows.len(),
+            Self::SinglesApart => {
+                let runs = rows.chunk_by(|a, b| a.slot == b.slot);
+                match runs.take_while(|run| run.len() == 1).count() {
+                    0 => rows.len(),
+                    n_singles => n_singles,
+                }
+            }
             Self::Rows(n_max) => n_max.min(rows.len()),
             Self::EqualRuns(n_max) => {
                 let mut runs = rows.chunk_by(|a, b| a.slot == b.slot);

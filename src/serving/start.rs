@@ -48,7 +48,7 @@ impl EnginePlan<'_> {
         let n_ctx = (n_cells / n_parts).max(2);
         parameters.sampling_parameters.check(n_ctx)?;
         let flash_attention = flash_attention(parameters, device, weights.file());
-        let context = context_params(parameters, flash_attention, self.n_slots, n_cells);
+        let context = context_params(parameters, device, flash_attention, self.n_slots, n_cells);
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
         let sharing = match parameters.enable_prefix_caching {
             true => runner.sharing(),
@@ -242,6 +242,7 @@ fn flash_attention(
 
 fn context_params(
     parameters: &Parameters,
+    device: Device,
     flash_attention: FlashAttention,
     n_slots: usize,
     n_cells: u32,
@@ -258,6 +259,9 @@ fn context_params(
         type_v: cache_type(parameters.cache_type_v),
         flash_attention,
         offload_kqv: true,
+        decode_apart: device == Device::Cpu
+            && parameters.kv_unified
+            && flash_attention == FlashAttention::On,
     }
 }
 

@@ -179,7 +179,7 @@ fn the_least_recently_used_tokens_are_evicted_first_and_from_their_end() {
 
 #[test]
 fn of_what_nobody_has_shared_yet_little_is_kept_but_always_the_latest() {
-    let mut story = Story::new(1, 400, 400, Sharing::Prefix);
+    let mut story = Story::new(1, 200, 200, Sharing::Prefix);
     let mut run = |id: u64, prompt: &[Token]| {
         story.submit(id, prompt, 1);
         while !story.scheduler.is_idle() {
@@ -189,7 +189,7 @@ fn of_what_nobody_has_shared_yet_little_is_kept_but_always_the_latest() {
         }
         story.scheduler.n_cached_cells()
     };
-    // One in eight cells: 50.
+    // One in four cells while nobody runs: 50.
     assert_eq!(run(1, &prompt(1, 0, 100)), 100);
     assert_eq!(run(2, &prompt(2, 0, 20)), 20);
     assert_eq!(run(3, &prompt(3, 0, 30)), 50);
