@@ -22,7 +22,7 @@ pub(super) struct Sequence {
     pub(super) id: SequenceId,
     /// Its place in the order of arrival.
     pub(super) arrival: u64,
-    /// The prompt that it waits for, and how much of it: see `Scheduler::plan_admitted`.
+    /// The prompt that it waits for, and how much of it: see `Scheduler::waits_to_share`.
     pub(super) leader: Option<Leader>,
     /// Where its KV is; `None` while it waits.
     slot: Option<SlotId>,
