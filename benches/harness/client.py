@@ -68,7 +68,7 @@ def drive(endpoint, workload):
     return Report(call(command, workload))
 
 
-def in_process(mode, gguf, given, n_parallel, n_ctx, target_itl_ms=500):
+def in_process(mode, gguf, given, n_parallel, n_ctx, target_itl_ms=1000):
     """Runs the engine without a server, with the backend's own defaults."""
     config = {
         "model": str(gguf), "n_parallel": n_parallel, "n_ctx": n_ctx, "n_batch": 512, "n_ubatch": 512,

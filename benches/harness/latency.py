@@ -8,7 +8,7 @@ from .throughput import N_CTX, warmed_up
 
 #: Streams that run while the prompt enters.
 N_STREAMS = 8
-#: Ours is told so as `target_itl_ms`.
+#: Ours is told so as `target_itl_ms`; it is the default.
 TARGET_MS = 1000
 
 

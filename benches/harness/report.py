@@ -16,8 +16,9 @@ the same context and the number format f16 for the KV cache. Ours has the backen
 said. A peer runs with its default and with other settings, once each; it is compared at its best, which the table
 names. Then ours and the peer run in turn. Given are medians, and ranges in brackets.
 
-llama-server and llama-batched-bench are built on the llama.cpp that our library holds, for this processor. The few
-source files of the two programs come from llama-cpp-python's source package, as the crate leaves them out.
+llama-server and llama-batched-bench are built on the llama.cpp that our library holds, for this processor. The crate
+leaves the programs' own source files out (tools/server, batched-bench, mtmd and ui): these come from the source package of
+llama-cpp-python, which holds llama.cpp 0.5.0.
 """
 
 #: Rows that have a picture: the file's name, its title and unit, and the row numbers.
@@ -47,7 +48,7 @@ def target(figure):
 def line(row, figure):
     peer = f"{spread(figure['peer'])} {figure['peer_name']}" if figure["peer"] else ""
     held = spread(figure["held"]) if figure["peer"] else ""
-    met = "met" if figure["met"] else f"**not met** {EXPLANATIONS.get(row, '')}".rstrip()
+    met = "met" if figure["met"] else f"**not met** {EXPLANATIONS.get(int(row), '')}".rstrip()
     ours = f"{spread(figure['ours'])} {figure['unit']}"
     return f"| {row} | {figure['what']} | {target(figure)} | {ours} | {peer} | {held} | {met} |"
 
