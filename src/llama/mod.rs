@@ -14,9 +14,11 @@
 //! | `template` | messages to prompt: [`ChatTemplate`] |
 //! | `sampler` | logits to token, one per sequence |
 //! | `context` | how a context is made: [`ContextParams`] |
+//! | `at_once` | which rows llama.cpp is given at once |
 //! | `runner` | the holder of the context: runs a [`crate::engine::Plan`] |
 //! | `threads` | how many threads to compute with |
 
+mod at_once;
 mod backend;
 mod context;
 mod gguf;

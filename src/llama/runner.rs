@@ -14,6 +14,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
+use super::at_once::AtOnce;
 use super::context::{ContextError, ContextParams, new_context};
 use super::sampler::{SampleError, Sampler, SamplingThreads};
 use super::{Model, threads};
@@ -82,63 +83,9 @@ enum Held {
 /// One sequence's part in sampling a step: its output rows, and what came of each.
 struct SamplingJob<'a> {
     sequence: SequenceId,
-    sampler: &'a mut Sampler,
+    sampler: Sampler,
     rows: Vec<(usize, &'a [f32])>,
     chosen: Vec<(usize, SequenceId, Result<Token, SampleError>)>,
-}
-
-/// How many rows llama.cpp may be given at once.
-///
-/// It splits what it is given into batches that it computes one after the other, and finds the cells
-/// for all of them beforehand. A batch may get cells that a window has left behind by then. They are
-/// taken away at once, although an earlier batch, not computed yet, has to look at some of them. So a
-/// memory with a window is given one batch at a time.
-///
-/// The fused attention of CPUs skips the cells of other sequences one by one for a few rows, and for
-/// many rows in tiles, where none of a tile's rows looks at them. Rows of many sequences in one tile
-/// would have it skip nothing: those that decode are given to it apart from prompts.
-#[derive(Clone, Copy)]
-enum AtOnce {
-    All,
-    /// Single rows of slots, or all others.
-    SinglesApart,
-    Rows(usize),
-    /// So many rows of slots with equally many: for a memory whose batches are such.
-    EqualRuns(usize),
-}
-
-impl AtOnce {
-    fn new(model: &Model, params: &ContextParams) -> Self {
-        let n_max = params.n_ubatch.min(params.n_batch);
-        match model.has_window() {
-            false if params.decode_apart => Self::SinglesApart,
-            false => Self::All,
-            true if params.kv_unified && !model.has_states() => Self::Rows(n_max),
-            true => Self::EqualRuns(n_max),
-        }
-    }
-
-    /// The rows to begin with, at least one if there are any.
-    fn first(self, rows: &[Row]) -> &[Row] {
-        let n_rows = match self {
-            Self::All => rows.len(),
-            Self::SinglesApart => {
-                let runs = rows.chunk_by(|a, b| a.slot == b.slot);
-                match runs.take_while(|run| run.len() == 1).count() {
-                    0 => rows.len(),
-                    n_singles => n_singles,
-                }
-            }
-            Self::Rows(n_max) => n_max.min(rows.len()),
-            Self::EqualRuns(n_max) => {
-                let mut runs = rows.chunk_by(|a, b| a.slot == b.slot);
-                let n_run = runs.next().map_or(0, |run| run.len().min(n_max));
-                let n_equal = 1 + runs.take_while(|run| run.len() == n_run).count();
-                n_run * n_equal.min(n_max / n_run.max(1))
-            }
-        };
-        &rows[..n_rows]
-    }
 }
 
 /// A context with its model, and the samplers of the open sequences.
@@ -451,13 +398,12 @@ impl Runner {
     /// Samples after the output rows of those decoded last, several sequences at a time where there are
     /// many.
     fn sample(&mut self, rows: &[Row], samples: &mut Vec<Sampled>) {
-        let mut samplers: HashMap<_, _> = self.samplers.iter_mut().collect();
         let mut jobs: Vec<SamplingJob> = Vec::new();
         let outputs = rows.iter().enumerate().filter(|(_, row)| row.output);
         for (index, row) in outputs {
             // Here, not in the job: at the first call llama.cpp may still put the rows in order.
             let logits = (index, self.context.get_logits_ith(index as i32));
-            if let Some(sampler) = samplers.remove(&row.sequence) {
+            if let Some(sampler) = self.samplers.remove(&row.sequence) {
                 jobs.push(SamplingJob {
                     sequence: row.sequence,
                     sampler,
@@ -477,7 +423,11 @@ impl Runner {
                 job.chosen.push((index, job.sequence, token));
             }
         });
-        let mut chosen: Vec<_> = jobs.into_iter().flat_map(|job| job.chosen).collect();
+        let mut chosen = Vec::with_capacity(n_rows);
+        for job in jobs {
+            chosen.extend(job.chosen);
+            self.samplers.insert(job.sequence, job.sampler);
+        }
         chosen.sort_unstable_by_key(|(index, ..)| *index);
         for (_, sequence, token) in chosen {
             match token {
