@@ -122,6 +122,8 @@ impl Driver {
             sharing: runner.sharing(),
             n_ctx: runner.n_cells(),
             n_batch: runner.n_batch(),
+            max_draft: 0,
+            n_draft_rows: 0,
             max_queue: workload.sessions.len(),
             target_itl: Duration::from_millis(config.target_itl_ms),
         };

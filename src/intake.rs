@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::delivery::{Delivery, End, Outbox};
-use crate::engine::{Limits, NewSequence, Scheduler, SequenceId, Token};
+use crate::engine::{Drafter, Limits, NewSequence, Scheduler, SequenceId, Token};
 use crate::llama::{ChatTemplate, Model, Runner, TemplateError, TokenizeError};
 use crate::permit::Permit;
 use crate::protocol::{self, Prompt, RequestDefaults, RequestError, RequestLimits};
@@ -107,6 +107,7 @@ impl Intake {
         reading: Reading,
         limits: Limits,
         runner: Runner,
+        drafter: Option<Box<dyn Drafter>>,
         is_serving: Box<dyn Fn() -> bool + Send>,
         delivery: &Arc<Delivery>,
     ) -> Result<Self, Error> {
@@ -121,7 +122,7 @@ impl Intake {
             limit,
             n_slots: limits.n_slots,
         };
-        let worker = Worker::new(inbox, Scheduler::new(limits), runner, is_serving);
+        let worker = Worker::new(inbox, Scheduler::new(limits), runner, drafter, is_serving);
         let model_name = reading.model_name.clone();
         intake.spawn("llm-engine", move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.run())) {

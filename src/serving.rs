@@ -52,6 +52,15 @@ enum LoadError {
     Template(#[from] llama::TemplateError),
     #[error(transparent)]
     Weights(#[from] llama::LoadError),
+    #[error("config parameter 'speculative_model': {0}")]
+    DraftModelFile(#[source] llama::LoadError),
+    #[error("config parameter 'speculative_model': {0}")]
+    DraftModel(#[from] llama::DraftModelError),
+    #[error(
+        "config parameter 'speculative_method': must be \"none\" for the architecture of this model, \
+         whose memory cannot be cut back to before a wrong guess"
+    )]
+    Uncut,
     #[error(transparent)]
     Context(#[from] llama::ContextError),
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! The engine thread: drain the inbox; plan = schedule(now); out = run(plan); apply(out).
+//! The engine thread: drain the inbox; draft; plan = schedule(now); out = run(plan); apply(out).
 //!
 //! One per model and device, and the only user of its scheduler and runner. It
 //! never waits for a client: what is generated goes into outboxes. A panic here
@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::delivery::{End, Outbox};
-use crate::engine::{Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, SubmitError, Token};
+use crate::engine::{
+    Drafter, Drafting, Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, SubmitError, Token,
+};
 use crate::llama::Runner;
 use crate::protocol::SamplingParams;
 use crate::triton::{Code, Error, now_ns, while_running};
@@ -65,6 +67,7 @@ pub(crate) struct Worker<R> {
     inbox: Receiver<Job>,
     scheduler: Scheduler,
     runner: R,
+    drafter: Option<Box<dyn Drafter>>,
     live: HashMap<SequenceId, Arc<Outbox>>,
     watch: ServingWatch,
 }
@@ -74,6 +77,7 @@ impl<R: StepRunner> Worker<R> {
         inbox: Receiver<Job>,
         scheduler: Scheduler,
         runner: R,
+        drafter: Option<Box<dyn Drafter>>,
         is_serving: Box<dyn Fn() -> bool + Send>,
     ) -> Self {
         let watch = ServingWatch {
@@ -85,6 +89,7 @@ impl<R: StepRunner> Worker<R> {
             inbox,
             scheduler,
             runner,
+            drafter,
             live: HashMap::new(),
             watch,
         }
@@ -104,6 +109,11 @@ impl<R: StepRunner> Worker<R> {
     }
 
     fn step(&mut self) {
+        if let Some(drafter) = &mut self.drafter {
+            let wanted: Vec<Drafting> = self.scheduler.drafting().collect();
+            let drafts = drafter.draft(&wanted);
+            self.scheduler.draft(drafts);
+        }
         let planned_ns = now_ns();
         let plan = self.scheduler.schedule(Instant::now());
         match self.runner.run(&plan) {
@@ -217,6 +227,9 @@ impl<R: StepRunner> Worker<R> {
 
     fn finish(&mut self, id: SequenceId, end: End) {
         self.runner.close(id);
+        if let Some(drafter) = &mut self.drafter {
+            drafter.close(id);
+        }
         if let Some(outbox) = self.live.remove(&id) {
             outbox.finish(end);
         }

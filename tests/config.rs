@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use triton_llm::config::{
     CacheType, Device, FlashAttn, InstanceGroup, InstanceKind, ModelConfig, Parameters,
-    autocomplete, parse, placement,
+    SpeculativeMethod, autocomplete, parse, placement,
 };
 
 /// A tensor as Triton prints a declared one.
@@ -368,6 +368,19 @@ fn parameters_are_read() {
         (read.n_gpu_layers, read.chat_template_file.as_deref()),
         (None, Some("t.jinja"))
     );
+    for (given, min, max) in [
+        (None, 2, 5),
+        (Some(("prompt_lookup_max", "1")), 1, 1),
+        (Some(("prompt_lookup_min", "9")), 9, 9),
+        (Some(("prompt_lookup_max", "7")), 2, 7),
+    ] {
+        let mut written = vec![("speculative_method", "ngram"), ("draft_max", "3")];
+        written.extend(given);
+        let read = parameters(&written).expect("is speculation");
+        assert_eq!(read.speculative_method, SpeculativeMethod::Ngram);
+        let n_grams = (read.prompt_lookup_min, read.prompt_lookup_max);
+        assert_eq!((n_grams, read.num_speculative_tokens), ((min, max), 3));
+    }
     // A smaller step takes the part of it along, unless that was asked for.
     assert_eq!(parameters(&[("n_batch", "64")]).map(|p| p.n_ubatch), Ok(64));
 }
@@ -406,6 +419,12 @@ fn bad_parameters_are_named() {
         ("flash_attn", "yes", "\"yes\": must be one of auto, on, off".to_owned()),
         ("use_mmap", "on", "\"on\": must be true or false".to_owned()),
         ("use_mlock", "", "\"\": must be true or false".to_owned()),
+        ("speculative_method", "eagle", "\"eagle\": must be one of none, ngram, draft_model".to_owned()),
+        ("num_speculative_tokens", "0", "\"0\": must be between 1 and 64".to_owned()),
+        ("num_speculative_tokens", "65", "\"65\": must be between 1 and 64".to_owned()),
+        ("prompt_lookup_max", "65", "\"65\": must be between 1 and 64".to_owned()),
+        ("prompt_lookup_min", "0", "\"0\": must be between 1 and 64".to_owned()),
+        ("speculative_model", "", "\"\": must be text of 1 to 4096 bytes".to_owned()),
         ("chat_template", "", "\"\": must be text of 1 to 1048576 bytes".to_owned()),
         ("chat_template_file", "", "\"\": must be text of 1 to 4096 bytes".to_owned()),
         ("max_queue_size", "65537", "\"65537\": must be between 0 and 65536".to_owned()),
@@ -421,7 +440,7 @@ fn bad_parameters_are_named() {
 
 #[test]
 fn bad_combinations_and_names_are_named() {
-    let cases: [(&[(&str, &str)], &str); 9] = [
+    let cases: [(&[(&str, &str)], &str); 12] = [
         (
             &[("n_ctxx", "1")],
             "unknown config parameter 'n_ctxx': did you mean 'n_ctx'?",
@@ -430,12 +449,30 @@ fn bad_combinations_and_names_are_named() {
             &[("context", "1")],
             "unknown config parameter 'context': known are model_path, n_ctx, \
           n_parallel, n_batch, n_ubatch, n_threads, n_threads_batch, n_gpu_layers, cache_type_k, \
-          cache_type_v, flash_attn, kv_unified, enable_prefix_caching, target_itl_ms, use_mmap, use_mlock, chat_template, chat_template_file, \
+          cache_type_v, flash_attn, kv_unified, enable_prefix_caching, target_itl_ms, speculative_method, \
+          num_speculative_tokens, prompt_lookup_max, prompt_lookup_min, speculative_model, use_mmap, use_mlock, chat_template, chat_template_file, \
           max_queue_size, max_prompt_bytes, sampling_parameters, strict_parameters",
         ),
         (
             &[("n_ctx", "1"), ("ctx_size", "1")],
             "config parameter 'n_ctx' is given twice, as 'ctx_size' and as 'n_ctx'",
+        ),
+        (
+            &[("speculative_method", "draft_model")],
+            "config parameter 'speculative_method' = \"draft_model\": needs 'speculative_model', the \
+          file of the draft model",
+        ),
+        (
+            &[("speculative_model", "small.gguf")],
+            "config parameter 'speculative_model' is set: set 'speculative_method' to \"draft_model\" to use it",
+        ),
+        (
+            &[
+                ("speculative_method", "ngram"),
+                ("prompt_lookup_min", "4"),
+                ("prompt_lookup_max", "3"),
+            ],
+            "config parameter 'prompt_lookup_min' = 4: must be at most 'prompt_lookup_max' = 3",
         ),
         (
             &[("chat_template", "x"), ("chat_template_file", "y")],

@@ -1,6 +1,6 @@
 //! The README lists every parameter exactly as the tables of the code have it.
 
-use triton_llm::config::parameters::TABLE as CONFIG;
+use triton_llm::config::table::TABLE as CONFIG;
 use triton_llm::config::{Parameters, parse};
 use triton_llm::protocol::Settings;
 use triton_llm::protocol::parameters::TABLE as REQUEST;
@@ -51,7 +51,13 @@ fn request_parameters_are_documented() {
 
 /// The names and defaults of the rows whose default is a value rather than a description.
 fn defaults<T>(table: &Table<T>) -> serde_json::Map<String, serde_json::Value> {
-    let described = ["stop", "model_path", "chat_template", "chat_template_file"];
+    let described = [
+        "stop",
+        "model_path",
+        "chat_template",
+        "chat_template_file",
+        "speculative_model",
+    ];
     let rows = table
         .rows
         .iter()

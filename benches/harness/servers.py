@@ -125,8 +125,10 @@ def python_backend(gguf, n_ctx, flash_attn):
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         version = make_model(Path(folder), "\n".join(lines) + "\n", gguf=None)
         shutil.copy(ROOT / "benches" / "peers" / "model.py", version)
-        library = f"{sysconfig.get_config_var('LIBDIR')}:{os.environ.get('LD_LIBRARY_PATH', '')}"
-        environment = {"LD_LIBRARY_PATH": library}
+        # The stub needs Python's own library, and those that a wheel keeps beside its packages.
+        wheels = sorted(Path(sysconfig.get_path("purelib")).glob("*.libs"))
+        folders = [sysconfig.get_config_var("LIBDIR"), *map(str, wheels), os.environ.get("LD_LIBRARY_PATH", "")]
+        environment = {"LD_LIBRARY_PATH": ":".join(folders)}
         with Server(folder, backends=python_backends(), env=environment, timeout=120) as server:
             ready = time.monotonic() - server.started
             yield Endpoint("triton-http", server.http_port, server.process.pid, ready)

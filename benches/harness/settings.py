@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from . import ROOT
 
 BENCH = ROOT / "build" / "bench"
-RESULTS = BENCH / "results.json"
+RESULTS = ROOT / "docs" / "benchmarks.json"
 CLIENT = BENCH / "client" / "release" / "bench-client"
 IN_PROCESS = BENCH / "in_process"
 LLAMA_SERVER = BENCH / "llama.cpp-build" / "bin" / "llama-server"

@@ -73,6 +73,16 @@ pub enum ConfigError {
     ContextOfOne,
     #[error("config parameters 'chat_template' and 'chat_template_file' are both set: keep one")]
     TwoTemplates,
+    #[error(
+        "config parameter 'speculative_model' is set: set 'speculative_method' to \"draft_model\" to \
+         use it"
+    )]
+    UnusedDraftModel,
+    #[error(
+        "config parameter 'speculative_method' = \"draft_model\": needs 'speculative_model', the \
+         file of the draft model"
+    )]
+    NoDraftModel,
     #[error("config parameter '{name}' = {value}: must be at most '{other}' = {limit}")]
     AboveOther {
         name: &'static str,

@@ -7,14 +7,15 @@
 
 mod autocomplete;
 mod error;
-pub mod parameters;
+mod parameters;
 mod placement;
 mod raw;
+pub mod table;
 mod tensors;
 
 pub use autocomplete::{Completed, autocomplete};
 pub use error::ConfigError;
-pub use parameters::{CacheType, FlashAttn, Parameters};
+pub use parameters::{CacheType, FlashAttn, Parameters, SpeculativeMethod};
 pub use placement::{Device, Placement, placement};
 pub use raw::{InstanceGroup, InstanceKind};
 

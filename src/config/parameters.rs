@@ -1,21 +1,16 @@
-//! The parameters of the model configuration: `parameters { key: ... }` in config.pbtxt.
+//! What the parameters of the model configuration say: `parameters { key: ... }` in config.pbtxt.
 //!
-//! [`TABLE`] is the one place that knows them; `config::parse` reads them once
-//! per load on the model-initialize thread. Names follow llama.cpp, its long
-//! options as synonyms. Pure: a path is a text here.
+//! `config::parse` reads them once per load, by [`TABLE`], on the model-initialize thread. Here is
+//! what a row of the table cannot tell: which values go together.
 
 use std::collections::BTreeMap;
 
-use crate::protocol::table::{Given, Kind, Limit, Parameter, Rules, Table};
+use crate::protocol::table::{Given, Rules};
 use crate::protocol::{DEFAULT_MAX_PROMPT_BYTES, RequestDefaults, defaults};
 
 use super::raw::RawParameter;
+use super::table::{Draft, TABLE};
 use super::{ConfigError, MAX_SLOTS};
-
-/// Bytes of a path.
-const MAX_PATH_BYTES: usize = 4096;
-/// Bytes of a chat template.
-const MAX_TEMPLATE_BYTES: usize = 1024 * 1024;
 
 /// What the configuration's parameters say, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +40,15 @@ pub struct Parameters {
     pub enable_prefix_caching: bool,
     /// How long a step may take that reads prompts while answers are generated.
     pub target_itl_ms: u32,
+    /// Who drafts tokens for the model to verify.
+    pub speculative_method: SpeculativeMethod,
+    /// Tokens of a draft.
+    pub num_speculative_tokens: u32,
+    /// Tokens of an n-gram; at least `prompt_lookup_min`.
+    pub prompt_lookup_max: u32,
+    pub prompt_lookup_min: u32,
+    /// As written: absolute or relative to the version folder; there for `DraftModel` only.
+    pub speculative_model: Option<String>,
     pub use_mmap: bool,
     pub use_mlock: bool,
     /// Jinja text in place of the model's own; never beside `chat_template_file`.
@@ -77,6 +81,11 @@ impl Default for Parameters {
             kv_unified: true,
             enable_prefix_caching: true,
             target_itl_ms: 1000,
+            speculative_method: SpeculativeMethod::None,
+            num_speculative_tokens: 8,
+            prompt_lookup_max: 5,
+            prompt_lookup_min: 2,
+            speculative_model: None,
             use_mmap: true,
             use_mlock: false,
             chat_template: None,
@@ -117,7 +126,7 @@ impl CacheType {
         CacheType::Q5_1,
     ];
     /// llama.cpp's names, in the order of `ALL`.
-    const NAMES: [&str; 9] = [
+    pub(super) const NAMES: [&str; 9] = [
         "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1",
     ];
 
@@ -142,251 +151,28 @@ pub enum FlashAttn {
 }
 
 impl FlashAttn {
-    const ALL: [FlashAttn; 3] = [FlashAttn::Auto, FlashAttn::On, FlashAttn::Off];
-    const NAMES: [&str; 3] = ["auto", "on", "off"];
+    pub(super) const ALL: [FlashAttn; 3] = [FlashAttn::Auto, FlashAttn::On, FlashAttn::Off];
+    pub(super) const NAMES: [&str; 3] = ["auto", "on", "off"];
 }
 
-/// Parameters while they are read: what a setter cannot check alone waits here.
-#[derive(Default)]
-pub struct Draft {
-    parameters: Parameters,
-    sampling_json: Option<String>,
+/// Who drafts the tokens of speculative decoding, as vLLM names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpeculativeMethod {
+    None,
+    /// The text so far, where its last tokens occur in it before.
+    Ngram,
+    /// A small model of the same vocabulary.
+    DraftModel,
 }
 
-/// A row of the table for a whole number that fits `u32`.
-const fn whole(
-    name: &'static str,
-    synonyms: &'static [&'static str],
-    range: (i128, i128),
-    default: &'static str,
-    meaning: &'static str,
-    set: fn(&mut Draft, i128),
-) -> Parameter<Draft> {
-    let kind = Kind::Whole {
-        min: range.0,
-        max: Limit::At(range.1),
-        minus_one: None,
-        set,
-    };
-    Parameter {
-        name,
-        synonyms,
-        kind,
-        default,
-        meaning,
-    }
+impl SpeculativeMethod {
+    pub(super) const ALL: [SpeculativeMethod; 3] = [
+        SpeculativeMethod::None,
+        SpeculativeMethod::Ngram,
+        SpeculativeMethod::DraftModel,
+    ];
+    pub(super) const NAMES: [&str; 3] = ["none", "ngram", "draft_model"];
 }
-
-/// The range of every row was checked before its setter sees a number.
-fn small(n: i128) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-/// The config parameters, in the order the documentation lists them.
-pub static TABLE: Table<Draft> = Table {
-    noun: "config parameter",
-    rows: &[
-        Parameter {
-            name: "model_path",
-            synonyms: &["model"],
-            kind: Kind::Text {
-                max_bytes: MAX_PATH_BYTES,
-                set: |d, text| d.parameters.model_path = Some(text),
-            },
-            default: "the single `*.gguf`",
-            meaning: "Model file, absolute or relative to the version folder; of a split model the first part",
-        },
-        whole(
-            "n_ctx",
-            &["ctx_size"],
-            (0, 1 << 24),
-            "0",
-            "Tokens in the KV cache, for all slots together; 0 is automatic",
-            |d, n| d.parameters.n_ctx = small(n),
-        ),
-        whole(
-            "n_parallel",
-            &["parallel"],
-            (1, MAX_SLOTS as i128),
-            "16",
-            "Requests that run at the same time, per instance",
-            |d, n| d.parameters.n_parallel = small(n),
-        ),
-        whole(
-            "n_batch",
-            &["batch_size"],
-            (1, 1 << 16),
-            "512",
-            "Tokens per step, at least one for each request that runs",
-            |d, n| d.parameters.n_batch = small(n),
-        ),
-        whole(
-            "n_ubatch",
-            &["ubatch_size"],
-            (1, 1 << 16),
-            "512",
-            "Tokens computed at once within a step, at most n_batch",
-            |d, n| d.parameters.n_ubatch = small(n),
-        ),
-        whole(
-            "n_threads",
-            &["threads"],
-            (0, 512),
-            "0",
-            "CPU threads that generate; 0 is automatic",
-            |d, n| d.parameters.n_threads = small(n),
-        ),
-        whole(
-            "n_threads_batch",
-            &["threads_batch"],
-            (0, 512),
-            "0",
-            "CPU threads that read prompts; 0 is as many as n_threads",
-            |d, n| d.parameters.n_threads_batch = small(n),
-        ),
-        Parameter {
-            name: "n_gpu_layers",
-            synonyms: &["gpu_layers"],
-            kind: Kind::Whole {
-                min: 0,
-                max: Limit::At(1 << 16),
-                minus_one: Some("all"),
-                set: |d, n| d.parameters.n_gpu_layers = u32::try_from(n).ok(),
-            },
-            default: "-1",
-            meaning: "Layers of the model that a GPU instance keeps on the GPU; without effect on CPU instances",
-        },
-        Parameter {
-            name: "cache_type_k",
-            synonyms: &[],
-            kind: Kind::Choice {
-                names: &CacheType::NAMES,
-                set: |d, i| d.parameters.cache_type_k = CacheType::ALL[i],
-            },
-            default: "f16",
-            meaning: "Number format of the K cache",
-        },
-        Parameter {
-            name: "cache_type_v",
-            synonyms: &[],
-            kind: Kind::Choice {
-                names: &CacheType::NAMES,
-                set: |d, i| d.parameters.cache_type_v = CacheType::ALL[i],
-            },
-            default: "f16",
-            meaning: "Number format of the V cache; the quantized ones need flash attention",
-        },
-        Parameter {
-            name: "flash_attn",
-            synonyms: &[],
-            kind: Kind::Choice {
-                names: &FlashAttn::NAMES,
-                set: |d, i| d.parameters.flash_attn = FlashAttn::ALL[i],
-            },
-            default: "auto",
-            meaning: "Flash attention; auto uses it on GPUs, for large heads on CPUs, and where a quantized V cache needs it",
-        },
-        Parameter {
-            name: "kv_unified",
-            synonyms: &[],
-            kind: Kind::Flag {
-                set: |d, flag| d.parameters.kv_unified = flag,
-            },
-            default: "true",
-            meaning: "All requests share the KV cache; false gives each slot an equal part of it",
-        },
-        Parameter {
-            name: "enable_prefix_caching",
-            synonyms: &["cache_prompt"],
-            kind: Kind::Flag {
-                set: |d, flag| d.parameters.enable_prefix_caching = flag,
-            },
-            default: "true",
-            meaning: "Compute the common beginning of prompts once; needs kv_unified",
-        },
-        whole(
-            "target_itl_ms",
-            &[],
-            (1, 600_000),
-            "1000",
-            "Milliseconds that may pass between two tokens of an answer because prompts are read",
-            |d, n| d.parameters.target_itl_ms = small(n),
-        ),
-        Parameter {
-            name: "use_mmap",
-            synonyms: &["mmap"],
-            kind: Kind::Flag {
-                set: |d, flag| d.parameters.use_mmap = flag,
-            },
-            default: "true",
-            meaning: "Map the model file instead of reading it",
-        },
-        Parameter {
-            name: "use_mlock",
-            synonyms: &["mlock"],
-            kind: Kind::Flag {
-                set: |d, flag| d.parameters.use_mlock = flag,
-            },
-            default: "false",
-            meaning: "Keep the model from being swapped out",
-        },
-        Parameter {
-            name: "chat_template",
-            synonyms: &[],
-            kind: Kind::Text {
-                max_bytes: MAX_TEMPLATE_BYTES,
-                set: |d, text| d.parameters.chat_template = Some(text),
-            },
-            default: "the model's",
-            meaning: "Jinja chat template in place of the one in the model file",
-        },
-        Parameter {
-            name: "chat_template_file",
-            synonyms: &[],
-            kind: Kind::Text {
-                max_bytes: MAX_PATH_BYTES,
-                set: |d, text| d.parameters.chat_template_file = Some(text),
-            },
-            default: "none",
-            meaning: "File with such a template, absolute or relative to the version folder",
-        },
-        whole(
-            "max_queue_size",
-            &[],
-            (0, 1 << 16),
-            "512",
-            "Requests that may wait for a slot; one more is refused as UNAVAILABLE",
-            |d, n| d.parameters.max_queue_size = small(n),
-        ),
-        whole(
-            "max_prompt_bytes",
-            &[],
-            (1, 1 << 28),
-            "8388608",
-            "Bytes of text_input",
-            |d, n| d.parameters.max_prompt_bytes = small(n) as usize,
-        ),
-        Parameter {
-            name: "sampling_parameters",
-            synonyms: &[],
-            kind: Kind::Text {
-                max_bytes: crate::protocol::MAX_SAMPLING_JSON_BYTES,
-                set: |d, text| d.sampling_json = Some(text),
-            },
-            default: "{}",
-            meaning: "JSON object of request parameters, the defaults of every request",
-        },
-        Parameter {
-            name: "strict_parameters",
-            synonyms: &[],
-            kind: Kind::Flag {
-                set: |d, flag| d.parameters.strict_parameters = flag,
-            },
-            default: "true",
-            meaning: "Refuse requests with an unknown parameter; false ignores such parameters",
-        },
-    ],
-};
 
 /// Names that Triton's core reads from the same map.
 fn passes(name: &str) -> bool {
@@ -429,6 +215,7 @@ impl Parameters {
             }
             parameters.n_ubatch = parameters.n_batch;
         }
+        parameters.check_speculation(&given)?;
         // llama.cpp refuses the pair when the context is made, without saying which setting.
         if parameters.cache_type_v.is_quantized() && parameters.flash_attn == FlashAttn::Off {
             return Err(ConfigError::QuantizedWithoutFlash {
@@ -436,6 +223,34 @@ impl Parameters {
             });
         }
         Ok(parameters)
+    }
+
+    fn check_speculation(&mut self, given: &[&'static str]) -> Result<(), ConfigError> {
+        let is_draft_model = self.speculative_method == SpeculativeMethod::DraftModel;
+        match (is_draft_model, self.speculative_model.is_some()) {
+            (true, false) => return Err(ConfigError::NoDraftModel),
+            (false, true) => return Err(ConfigError::UnusedDraftModel),
+            _ => {}
+        }
+        let (min, max) = (self.prompt_lookup_min, self.prompt_lookup_max);
+        match (
+            given.contains(&"prompt_lookup_min"),
+            given.contains(&"prompt_lookup_max"),
+        ) {
+            // As vLLM: one that is not set gives way to the other.
+            (true, false) => self.prompt_lookup_max = max.max(min),
+            (false, _) => self.prompt_lookup_min = min.min(max),
+            (true, true) if min > max => {
+                return Err(ConfigError::AboveOther {
+                    name: "prompt_lookup_min",
+                    value: min,
+                    other: "prompt_lookup_max",
+                    limit: max,
+                });
+            }
+            (true, true) => {}
+        }
+        Ok(())
     }
 
     /// Slots over all instances, checked against llama.cpp's limit and the step's size.

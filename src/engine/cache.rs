@@ -126,6 +126,16 @@ impl Cache {
         }
     }
 
+    /// Takes rows of a running slot back that ran after its tokens, into cells reserved for them.
+    pub(super) fn refuse(&mut self, slot: SlotId, n_rows: usize) {
+        if let Some(n_reserved) = &mut self.reserved[usize::from(slot.0)]
+            && n_rows > 0
+        {
+            *n_reserved -= n_rows;
+            self.ops.push(CacheOp::keep(slot, self.tree.n_tokens(slot)));
+        }
+    }
+
     /// Ends a slot's run and keeps its tokens for sequences to come.
     pub(super) fn release(&mut self, slot: SlotId) {
         self.n_uses += 1;

@@ -58,6 +58,6 @@ pub struct Usage {
     /// Tokens sampled, with the one that ended the generation.
     pub completion_tokens: u32,
     /// Tokens of the prompt that were not computed for it: their keys and values were in the cache
-    /// when it first got a slot.
+    /// when its first rows ran.
     pub cached_tokens: u32,
 }

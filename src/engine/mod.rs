@@ -17,18 +17,22 @@
 //! | `ids` | [`SequenceId`], [`SlotId`], [`Token`] |
 //! | `plan` | what goes to the runner and comes back: [`Plan`], [`CacheOp`], [`Row`], [`Sampled`] |
 //! | `event` | what goes back to the requests: [`Event`], [`Usage`] |
+//! | `limits` | what the scheduler is given: [`Limits`], [`NewSequence`] |
 //! | `scheduler` | the policy: [`Scheduler`] |
 //! | `sequence` | one request's tokens and progress |
 //! | `cache` | who holds which slot and how many cells of the KV cache, and what is shared |
 //! | `prefix_tree` | which tokens the cache holds |
 //! | `chunk` | how many rows of a step each prompt gets |
 //! | `step_time` | how long a step will take |
+//! | `draft` | guesses at what comes next: [`Drafter`], [`PromptLookup`] |
 //! | `text`, `stop` | bytes to text, and the search for stop strings |
 
 mod cache;
 mod chunk;
+mod draft;
 mod event;
 mod ids;
+mod limits;
 mod plan;
 mod prefix_tree;
 mod scheduler;
@@ -38,7 +42,9 @@ mod stop;
 mod text;
 
 pub use cache::Sharing;
+pub use draft::{Draft, Drafter, Drafting, PromptLookup};
 pub use event::{Event, FinishReason, Usage};
 pub use ids::{SequenceId, SlotId, Token};
+pub use limits::{Limits, NewSequence, SubmitError};
 pub use plan::{CacheOp, Plan, Row, Sampled};
-pub use scheduler::{Limits, NewSequence, Scheduler, SubmitError};
+pub use scheduler::Scheduler;

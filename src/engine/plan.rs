@@ -70,11 +70,15 @@ pub struct Row {
     pub token: Token,
     /// Its position in the sequence, from 0 and without holes.
     pub pos: u32,
-    /// Whether a token is sampled after this row; true for a sequence's last known token only.
+    /// Whether a token is sampled after this row; true for a sequence's last known token and for those
+    /// drafted to follow it, which come right after it.
     pub output: bool,
 }
 
 /// The token that the runner sampled after an output row.
+///
+/// After the row of a drafted token only where that token is the one sampled before: what follows a
+/// wrong guess is of no use.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sampled {
     /// The sequence of the output row.

@@ -14,7 +14,9 @@
 //! 4. What is left of `n_batch` goes to prompts, as far as the step then keeps to its time: half of it
 //!    to the oldest, so that it comes to its end, the rest to those with the least to do, so that
 //!    short prompts do not wait for long ones.
-//! 5. Where decoding needs a cell, ended sequences lose theirs, the one that was of use the longest
+//! 5. Drafts get what `n_draft_rows` and the free cells allow, oldest first: nobody loses a cell for a
+//!    guess.
+//! 6. Where decoding needs a cell, ended sequences lose theirs, the one that was of use the longest
 //!    ago first. Where none is left, the youngest running sequence is preempted: it waits, at its
 //!    place in the order, to go on with what the cache will have kept of its tokens.
 //!
@@ -27,8 +29,10 @@ use std::time::{Duration, Instant};
 
 use super::cache::{Cache, MIN_SHARED_TOKENS, Sharing};
 use super::chunk::{Chunk, Room, share_out};
+use super::draft::{Draft, Drafting};
 use super::event::Event;
 use super::ids::{SequenceId, Token};
+use super::limits::{Limits, NewSequence, SubmitError};
 use super::plan::{Plan, Row, Sampled};
 use super::prefix_tree::n_common;
 use super::sequence::{Leader, Sequence};
@@ -39,72 +43,6 @@ const MAX_SLOTS: usize = 1 << 12;
 
 /// How long a step may take that only reads prompts: a new request or a cancellation waits so long.
 const MAX_STEP: Duration = Duration::from_secs(1);
-
-/// What the scheduler may use.
-///
-/// [`Scheduler::new`] raises zeros to 1, and lowers `n_ctx` to `n_cells` and `n_slots` to `n_batch`:
-/// more could never run.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Sequences that run at the same time.
-    pub n_slots: usize,
-    /// Slots beyond those, which only keep the tokens of ended sequences.
-    pub n_kept: usize,
-    /// Cells of the KV cache, over all slots; one cell holds one token.
-    pub n_cells: usize,
-    /// What sequences may share of the cache.
-    pub sharing: Sharing,
-    /// Tokens that one sequence may have, prompt and completion together.
-    pub n_ctx: usize,
-    /// Rows of one step.
-    pub n_batch: usize,
-    /// Sequences that may wait while all slots are taken.
-    pub max_queue: usize,
-    /// How long a step may take that reads prompts while others decode: the time from one of their
-    /// tokens to the next.
-    pub target_itl: Duration,
-}
-
-/// A sequence to run.
-#[derive(Clone, Debug)]
-pub struct NewSequence {
-    /// Its number; never reused.
-    pub id: SequenceId,
-    /// The prompt's tokens, at least one and fewer than `n_ctx`.
-    pub prompt: Vec<Token>,
-    /// Tokens to sample at most; `None`: as many as `n_ctx` has room for.
-    pub max_tokens: Option<u32>,
-    /// Strings that end the answer; empty ones are ignored.
-    pub stop: Vec<String>,
-}
-
-/// Why a sequence was refused.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum SubmitError {
-    /// There is nothing to run.
-    #[error("the prompt has no tokens: at least 1 is needed")]
-    EmptyPrompt,
-    /// The prompt leaves no room for an answer.
-    #[error("the prompt has {n_tokens} tokens: must be fewer than n_ctx = {n_ctx}")]
-    PromptTooLong {
-        /// The prompt's length.
-        n_tokens: usize,
-        /// The limit.
-        n_ctx: usize,
-    },
-    /// All slots are spoken for, and as many sequences wait as may.
-    #[error("the queue is full: max_queue = {max_queue} sequences wait already")]
-    QueueFull {
-        /// The limit.
-        max_queue: usize,
-    },
-    /// A sequence of this number is running or waiting.
-    #[error("sequence {} exists already: an id must not be reused", id.0)]
-    DuplicateId {
-        /// The number.
-        id: SequenceId,
-    },
-}
 
 /// Runs many sequences through one KV cache, step by step.
 ///
@@ -120,6 +58,7 @@ pub struct Scheduler {
     running: Vec<SequenceId>,
     waiting: Vec<SequenceId>,
     n_arrived: u64,
+    drafts: HashMap<SequenceId, Vec<Token>>,
     in_flight: InFlight,
     step_time: StepTime,
 }
@@ -159,6 +98,7 @@ impl Scheduler {
             running: Vec::new(),
             waiting: Vec::new(),
             n_arrived: 0,
+            drafts: HashMap::new(),
             in_flight: InFlight::default(),
             step_time: StepTime::default(),
         }
@@ -173,6 +113,7 @@ impl Scheduler {
             n_slots,
             n_ctx,
             max_queue,
+            max_draft,
             ..
         } = self.limits;
         let n_tokens = new.prompt.len();
@@ -191,7 +132,7 @@ impl Scheduler {
         self.n_arrived += 1;
         self.waiting.push(new.id);
         self.sequences
-            .insert(new.id, Sequence::new(new, self.n_arrived));
+            .insert(new.id, Sequence::new(new, self.n_arrived, max_draft));
         Ok(())
     }
 
@@ -202,6 +143,24 @@ impl Scheduler {
         let is_known = self.forget(id);
         self.drop_forgotten();
         is_known
+    }
+
+    /// The sequences for which a draft would be of use in the next step, oldest first.
+    pub fn drafting(&self) -> impl Iterator<Item = Drafting<'_>> {
+        let running = self.running.iter().map(|id| &self.sequences[id]);
+        let decoding = running.filter(|sequence| sequence.is_ready_to_decode());
+        let drafting = decoding.map(|sequence| Drafting {
+            sequence: sequence.id,
+            tokens: sequence.tokens(),
+            max_tokens: sequence.max_draft(self.limits.n_ctx),
+        });
+        drafting.filter(|drafting| drafting.max_tokens > 0)
+    }
+
+    /// Takes guesses for the next step, in answer to [`Scheduler::drafting`].
+    pub fn draft(&mut self, drafts: Vec<Draft>) {
+        let drafts = drafts.into_iter();
+        self.drafts = drafts.map(|draft| (draft.sequence, draft.tokens)).collect();
     }
 
     /// Decides the next step.
@@ -254,8 +213,14 @@ impl Scheduler {
         }
         self.drop_forgotten();
         for id in planned.sequences {
-            let sequence = self.sequences.get_mut(&id);
-            if sequence.is_some_and(Sequence::take_awaited) {
+            let Some(sequence) = self.sequences.get_mut(&id) else {
+                continue;
+            };
+            let n_refused = sequence.end_draft(self.limits.max_draft);
+            if let Some(slot) = sequence.slot() {
+                self.cache.refuse(slot, n_refused);
+            }
+            if sequence.take_awaited() {
                 self.preempt(id);
             }
         }
@@ -303,10 +268,12 @@ impl Scheduler {
         self.cache.n_cached()
     }
 
-    /// One row for every decoding sequence, at the price of the youngest where cells are short.
+    /// One row for every decoding sequence, at the price of the youngest where cells are short, and the
+    /// rows of its draft, at nobody's.
     ///
     /// There are rows enough, as no more than `n_batch` sequences run.
     fn plan_decode(&mut self, plan: &mut PlanBuilder) {
+        let mut decoding = Vec::new();
         let mut running_idx = 0;
         while let Some(&id) = self.running.get(running_idx) {
             let sequence = known(&mut self.sequences, id);
@@ -316,12 +283,27 @@ impl Scheduler {
                 .slot()
                 .is_some_and(|slot| self.cache.reserve(slot, 1))
             {
-                plan.add(sequence, 1);
+                decoding.push(id);
                 running_idx += 1;
             } else if let Some(&youngest) = self.running.last() {
                 // This sequence or one without a row in this plan.
                 self.preempt(youngest);
             }
+        }
+        let mut drafts = std::mem::take(&mut self.drafts);
+        let n_rows_left = plan.n_rows_left() - decoding.len();
+        let mut n_draft_rows = self.limits.n_draft_rows.min(n_rows_left);
+        for id in decoding {
+            let sequence = known(&mut self.sequences, id);
+            plan.add(sequence, 1);
+            let mut draft = drafts.remove(&id).unwrap_or_default();
+            draft.truncate(sequence.max_draft(self.limits.n_ctx));
+            draft.truncate(n_draft_rows.min(self.cache.n_free()));
+            if let Some(slot) = sequence.slot() {
+                self.cache.reserve(slot, draft.len());
+            }
+            n_draft_rows -= draft.len();
+            plan.add_draft(sequence, draft);
         }
     }
 
@@ -420,6 +402,12 @@ impl Scheduler {
             return;
         }
         let accepted = known.accept(sampled, self.limits.n_ctx);
+        if accepted.finish.is_none()
+            && known.confirm_draft()
+            && let Some(slot) = known.slot()
+        {
+            self.cache.commit(slot, known.commit());
+        }
         let usage = known.usage();
         if !accepted.text.is_empty() {
             let text = accepted.text;
@@ -441,9 +429,13 @@ impl Scheduler {
             return false;
         };
         let is_in_flight = sequence.is_in_flight();
+        let n_refused = sequence.end_draft(0);
         match sequence.leave() {
             Some(slot) if is_in_flight => self.cache.discard(slot),
-            Some(slot) => self.cache.release(slot),
+            Some(slot) => {
+                self.cache.refuse(slot, n_refused);
+                self.cache.release(slot);
+            }
             None => {}
         }
         true
@@ -489,6 +481,12 @@ impl PlanBuilder {
             sequence.plan_rows(n_rows, &mut self.rows);
             self.sequences.push(sequence.id);
         }
+    }
+
+    /// Adds guesses after the sequence's output row, which was added last; there is room.
+    fn add_draft(&mut self, sequence: &mut Sequence, draft: Vec<Token>) {
+        self.size = self.size.plus(sequence.n_computed(), draft.len());
+        sequence.plan_draft(draft, &mut self.rows);
     }
 }
 

@@ -6,15 +6,19 @@
 use super::cache::Admitted;
 use super::event::{FinishReason, Usage};
 use super::ids::{SequenceId, SlotId, Token};
+use super::limits::NewSequence;
 use super::plan::{Row, Sampled, count};
-use super::scheduler::NewSequence;
 use super::stop::StopFilter;
 use super::text::TextDecoder;
+
+/// How many tokens a draft may have more than were right of the one before.
+const DRAFT_GROWTH: usize = 2;
 
 /// A sequence from its submission to its end.
 ///
 /// # Invariants
 /// - `n_committed <= n_computed <= tokens.len()`, and both are 0 without a slot.
+/// - `draft` is empty but from the plan that has its rows to the end of that step.
 /// - While `n_computed < n_prefill` it prefills, with cells for `n_prefill` tokens; afterwards it
 ///   decodes, with cells for `n_computed`.
 #[derive(Debug)]
@@ -35,8 +39,14 @@ pub(super) struct Sequence {
     n_committed: usize,
     /// Tokens known when it got its slot: those that run in chunks, with cells reserved.
     n_prefill: usize,
-    /// Tokens of the prompt that it shared when it first got a slot.
+    /// Tokens of the prompt that it shared when its first rows were planned.
     n_cached: Option<usize>,
+    /// Guesses at the tokens that follow, whose rows are in the plan handed out last.
+    draft: Vec<Token>,
+    /// The first of them that were right.
+    n_right: usize,
+    /// Tokens that its next draft may have: more after right guesses, few after wrong ones.
+    max_draft: usize,
     /// Whether the plan handed out last has an output row of this sequence.
     awaits_sample: bool,
     /// Whether its `Started` event is out.
@@ -64,7 +74,7 @@ pub(super) struct Accepted {
 }
 
 impl Sequence {
-    pub(super) fn new(new: NewSequence, arrival: u64) -> Self {
+    pub(super) fn new(new: NewSequence, arrival: u64, max_draft: usize) -> Self {
         let max_tokens = new.max_tokens.map(usize::try_from);
         Self {
             id: new.id,
@@ -77,6 +87,9 @@ impl Sequence {
             n_committed: 0,
             n_prefill: 0,
             n_cached: None,
+            draft: Vec::new(),
+            n_right: 0,
+            max_draft,
             awaits_sample: false,
             is_started: false,
             max_tokens: max_tokens.and_then(Result::ok).unwrap_or(usize::MAX),
@@ -123,7 +136,6 @@ impl Sequence {
         self.n_computed = admitted.n_shared;
         self.n_committed = admitted.n_shared;
         self.n_prefill = self.tokens.len();
-        self.n_cached.get_or_insert(admitted.n_shared);
     }
 
     /// Gives up its slot, if it has one, with everything that was computed. Tokens and text stay.
@@ -150,6 +162,7 @@ impl Sequence {
         let Some(slot) = self.slot else { return };
         let n_tokens = self.tokens.len();
         let end = n_tokens.min(self.n_computed.saturating_add(max_rows));
+        self.n_cached.get_or_insert(self.n_computed);
         rows.extend((self.n_computed..end).map(|idx| Row {
             sequence: self.id,
             slot,
@@ -159,6 +172,55 @@ impl Sequence {
         }));
         self.awaits_sample = self.n_computed < end && end == n_tokens;
         self.n_computed = end;
+    }
+
+    /// Tokens that a draft may have to be of use now, in a context of `n_ctx`.
+    pub(super) fn max_draft(&self, n_ctx: usize) -> usize {
+        let n_left = self.max_tokens.saturating_sub(self.n_completion());
+        let n_left = n_left.min(n_ctx.saturating_sub(self.tokens.len()));
+        self.max_draft.min(n_left.saturating_sub(1))
+    }
+
+    /// Adds rows of guesses at what comes after the output row, which was planned last.
+    pub(super) fn plan_draft(&mut self, draft: Vec<Token>, rows: &mut Vec<Row>) {
+        let Some(slot) = self.slot else { return };
+        rows.extend(
+            draft
+                .iter()
+                .zip(self.tokens.len()..)
+                .map(|(&token, idx)| Row {
+                    sequence: self.id,
+                    slot,
+                    token,
+                    pos: count(idx),
+                    output: true,
+                }),
+        );
+        self.draft = draft;
+        self.n_right = 0;
+    }
+
+    /// Whether the token sampled last was guessed, so that its row has run and one more sample is due.
+    pub(super) fn confirm_draft(&mut self) -> bool {
+        let is_right = self
+            .draft
+            .get(self.n_right)
+            .is_some_and(|guess| self.tokens.last() == Some(guess));
+        if is_right {
+            self.n_right += 1;
+            self.n_computed += 1;
+            self.awaits_sample = true;
+        }
+        is_right
+    }
+
+    /// Ends the step's draft: how many of its rows are of no use.
+    pub(super) fn end_draft(&mut self, max_draft: usize) -> usize {
+        if !self.draft.is_empty() {
+            self.max_draft = max_draft.min(self.n_right + DRAFT_GROWTH);
+        }
+        let n_rows = std::mem::take(&mut self.draft).len();
+        n_rows - std::mem::take(&mut self.n_right)
     }
 
     /// Whether its `Started` event is due; true once.

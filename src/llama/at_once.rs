@@ -14,12 +14,12 @@ use crate::engine::Row;
 ///
 /// The fused attention of CPUs skips the cells of other sequences one by one for a few rows, and for
 /// many rows in tiles, where none of a tile's rows looks at them. Rows of many sequences in one tile
-/// would have it skip nothing: those that decode are given to it apart from prompts.
+/// would have it skip nothing: those that decode, with their drafts, are given to it apart from prompts.
 #[derive(Clone, Copy)]
 pub(super) enum AtOnce {
     All,
-    /// Single rows of slots, or all others.
-    SinglesApart,
+    /// Slots whose rows all have an output, or all others.
+    DecodeApart,
     Rows(usize),
     /// So many rows of slots with equally many: for a memory whose batches are such.
     EqualRuns(usize),
@@ -29,7 +29,7 @@ impl AtOnce {
     pub(super) fn new(model: &Model, params: &ContextParams) -> Self {
         let n_max = params.n_ubatch.min(params.n_batch);
         match model.has_window() {
-            false if params.decode_apart => Self::SinglesApart,
+            false if params.decode_apart => Self::DecodeApart,
             false => Self::All,
             true if params.kv_unified && !model.has_states() => Self::Rows(n_max),
             true => Self::EqualRuns(n_max),
@@ -40,11 +40,12 @@ impl AtOnce {
     pub(super) fn first(self, rows: &[Row]) -> &[Row] {
         let n_rows = match self {
             Self::All => rows.len(),
-            Self::SinglesApart => {
+            Self::DecodeApart => {
                 let runs = rows.chunk_by(|a, b| a.slot == b.slot);
-                match runs.take_while(|run| run.len() == 1).count() {
+                let decoding = runs.take_while(|run| run.iter().all(|row| row.output));
+                match decoding.map(<[Row]>::len).sum() {
                     0 => rows.len(),
-                    n_singles => n_singles,
+                    n_rows => n_rows,
                 }
             }
             Self::Rows(n_max) => n_max.min(rows.len()),
@@ -64,30 +65,30 @@ mod tests {
     use super::*;
     use crate::engine::{SequenceId, SlotId, Token};
 
-    /// Rows of slots 0, 1, 2 and so on, so many of each.
+    /// Rows of slots 0, 1, 2 and so on, so many of each; those of one or two have outputs.
     fn rows(n_rows: &[u32]) -> Vec<Row> {
         let slots = (0..).zip(n_rows);
-        let row = |slot, pos| Row {
+        let row = |slot, pos, n| Row {
             sequence: SequenceId(u64::from(slot)),
             slot: SlotId(slot),
             token: Token(0),
             pos,
-            output: false,
+            output: n <= 2,
         };
         slots
-            .flat_map(|(slot, &n)| (0..n).map(move |pos| row(slot, pos)))
+            .flat_map(|(slot, &n)| (0..n).map(move |pos| row(slot, pos, n)))
             .collect()
     }
 
     #[test]
     fn a_plan_is_cut_where_it_must_be() {
-        use AtOnce::{All, EqualRuns, Rows, SinglesApart};
+        use AtOnce::{All, DecodeApart, EqualRuns, Rows};
         for (at_once, given, expected) in [
             (All, vec![1, 1, 5, 3], vec![10]),
-            (SinglesApart, vec![1, 1, 5, 3], vec![2, 8]),
-            (SinglesApart, vec![5, 3], vec![8]),
-            (SinglesApart, vec![1, 1], vec![2]),
-            (SinglesApart, vec![1, 5, 1], vec![1, 6]),
+            (DecodeApart, vec![1, 2, 5, 3], vec![3, 8]),
+            (DecodeApart, vec![5, 3], vec![8]),
+            (DecodeApart, vec![1, 1], vec![2]),
+            (DecodeApart, vec![1, 5, 1], vec![1, 6]),
             (Rows(4), vec![1, 1, 5, 3], vec![4, 4, 2]),
             (EqualRuns(4), vec![1, 1, 5, 3], vec![2, 4, 1, 3]),
             (EqualRuns(4), vec![2, 2, 2], vec![4, 2]),

@@ -34,6 +34,8 @@ pub struct ContextParams {
     pub n_cells: usize,
     /// Whether all slots share the cells; else each has an equal part.
     pub kv_unified: bool,
+    /// Rows of a plan that may be those of drafts.
+    pub n_draft_rows: usize,
     /// Rows of a plan at most.
     pub n_batch: usize,
     /// Rows that are computed together at most.
@@ -58,6 +60,7 @@ impl Default for ContextParams {
             n_slots: 16,
             n_cells: 8192,
             kv_unified: true,
+            n_draft_rows: 0,
             n_batch: 512,
             n_ubatch: 512,
             n_threads: 0,

@@ -16,11 +16,13 @@
 //! | `context` | how a context is made: [`ContextParams`] |
 //! | `at_once` | which rows llama.cpp is given at once |
 //! | `runner` | the holder of the context: runs a [`crate::engine::Plan`] |
+//! | `draft_model` | a small model that guesses what a large one will say |
 //! | `threads` | how many threads to compute with |
 
 mod at_once;
 mod backend;
 mod context;
+mod draft_model;
 mod gguf;
 mod model;
 mod runner;
@@ -30,6 +32,7 @@ mod threads;
 
 pub use backend::{has_gpu, init};
 pub use context::{ContextError, ContextParams, FlashAttention};
+pub use draft_model::{DraftModel, DraftModelError};
 pub use gguf::{GgufError, ModelFile, Problem, VocabularyProblem};
 pub use model::{LoadError, LoadParams, Model, TokenizeError};
 pub use runner::{RowProblem, RunError, Runner};

@@ -340,6 +340,11 @@ impl Model {
         self.inner.is_recurrent() || self.inner.is_hybrid()
     }
 
+    /// Whether what a sequence has computed can be cut back to any beginning of it.
+    pub fn can_be_cut(&self) -> bool {
+        self.sharing() == Sharing::Prefix
+    }
+
     /// Whether some layers look at the last tokens only, and may forget those before them.
     pub(super) fn has_window(&self) -> bool {
         let model = &raw const self.inner;

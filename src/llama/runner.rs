@@ -29,6 +29,9 @@ const SINGLE_SEQUENCE: &str = "deepseek4";
 
 const NO_SUCH_SLOT: &str = "there is no such slot";
 const TOO_FEW_TOKENS: &str = "the slot holds fewer tokens";
+/// A row's place among those decoded at once, its logits, and the token guessed to come after it.
+type Output<'a> = (usize, &'a [f32], Option<Token>);
+
 const UNCUT: &str = "the memory of this model cannot be cut there";
 
 /// Why a plan did not run; what its rows' slots hold is lost, and they must be emptied.
@@ -84,7 +87,7 @@ enum Held {
 struct SamplingJob<'a> {
     sequence: SequenceId,
     sampler: Sampler,
-    rows: Vec<(usize, &'a [f32])>,
+    rows: Vec<Output<'a>>,
     chosen: Vec<(usize, SequenceId, Result<Token, SampleError>)>,
 }
 
@@ -104,6 +107,7 @@ pub struct Runner {
     sharing: Sharing,
     at_once: AtOnce,
     n_slots: usize,
+    n_draft_rows: usize,
     n_batch: usize,
     n_cells: usize,
     n_threads: u32,
@@ -165,6 +169,7 @@ impl Runner {
             sharing,
             at_once: AtOnce::new(&model, params),
             n_slots: params.n_slots,
+            n_draft_rows: params.n_draft_rows,
             n_batch,
             n_cells,
             n_threads,
@@ -264,7 +269,7 @@ impl Runner {
             Held::Tokens(n_held) if n_held < n_tokens => return Err(TOO_FEW_TOKENS),
             Held::Lost if n_tokens > 0 => return Err(TOO_FEW_TOKENS),
             held if held == kept => return Ok(()),
-            _ if n_tokens > 0 && self.sharing != Sharing::Prefix => return Err(UNCUT),
+            _ if n_tokens > 0 && !self.model.can_be_cut() => return Err(UNCUT),
             _ => *held = kept,
         }
         let start = (n_tokens > 0).then_some(n_tokens);
@@ -306,7 +311,7 @@ impl Runner {
         let n_outputs = plan.rows.iter().filter(|row| row.output).count();
         for (what, found, limit) in [
             ("rows", plan.rows.len(), self.n_batch),
-            ("output rows", n_outputs, self.n_slots),
+            ("output rows", n_outputs, self.n_slots + self.n_draft_rows),
         ] {
             if found > limit {
                 return Err(RunError::TooMany { what, found, limit });
@@ -402,25 +407,31 @@ impl Runner {
         let outputs = rows.iter().enumerate().filter(|(_, row)| row.output);
         for (index, row) in outputs {
             // Here, not in the job: at the first call llama.cpp may still put the rows in order.
-            let logits = (index, self.context.get_logits_ith(index as i32));
+            let logits = self.context.get_logits_ith(index as i32);
+            let next = rows.get(index + 1).filter(|next| next.slot == row.slot);
+            let output = (index, logits, next.map(|next| next.token));
             if let Some(sampler) = self.samplers.remove(&row.sequence) {
                 jobs.push(SamplingJob {
                     sequence: row.sequence,
                     sampler,
-                    rows: vec![logits],
+                    rows: vec![output],
                     chosen: Vec::new(),
                 });
             } else if let Some(job) = jobs.iter_mut().find(|job| job.sequence == row.sequence) {
-                job.rows.push(logits);
+                job.rows.push(output);
             }
         }
         let n_rows: usize = jobs.iter().map(|job| job.rows.len()).sum();
         let n_logits = n_rows * self.model.n_vocab();
         let (ends, suppressed) = (self.model.ends(), self.model.suppressed());
         self.sampling.for_each(&mut jobs, n_logits, |job, buffers| {
-            for &(index, logits) in &job.rows {
+            for &(index, logits, guess) in &job.rows {
                 let token = job.sampler.sample(logits, ends, suppressed, buffers);
+                let is_right = guess.map(Ok).as_ref() == Some(&token);
                 job.chosen.push((index, job.sequence, token));
+                if !is_right {
+                    break;
+                }
             }
         });
         let mut chosen = Vec::with_capacity(n_rows);
@@ -445,17 +456,17 @@ impl Runner {
     /// Touches the memory and starts the threads, so that the first request does not wait for it.
     fn warm_up(&mut self) -> Result<(), RunError> {
         let slot = SlotId(0);
-        let row = Row {
+        // llama.cpp keeps what so many outputs need.
+        let n_rows = (1 + self.n_draft_rows as u32).min(self.n_batch as u32);
+        let rows = (0..n_rows).map(|pos| Row {
             sequence: SequenceId(0),
             slot,
             token: Token(0),
-            pos: 0,
-            output: false,
-        };
-        self.run(&Plan {
-            cache: Vec::new(),
-            rows: vec![row],
-        })?;
+            pos,
+            output: self.n_draft_rows > 0,
+        });
+        self.held[0] = Held::Tokens(n_rows);
+        self.decode(&rows.collect::<Vec<_>>())?;
         self.run(&Plan {
             cache: vec![CacheOp::Keep { slot, n_tokens: 0 }],
             rows: Vec::new(),

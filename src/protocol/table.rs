@@ -1,7 +1,7 @@
 //! The reader of named parameters: one row of a table per parameter.
 //!
 //! `protocol::parameters` holds the table of request parameters and
-//! `config::parameters` that of the model configuration; this file turns a
+//! `config::table` that of the model configuration; this file turns a
 //! row into parsing, synonyms, ranges, error texts and suggestions, so adding
 //! a parameter is adding a row. Pure; called on any thread.
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{LoadError, MAX_TEMPLATE_BYTES};
-use crate::config::{self, Device, ModelConfig, Parameters};
+use crate::config::{self, Device, ModelConfig, Parameters, SpeculativeMethod};
 use crate::delivery::Delivery;
-use crate::engine::{Limits, Sharing};
+use crate::engine::{Drafter, Limits, PromptLookup, Sharing};
 use crate::intake::{Intake, Reading};
 use crate::llama::{self, CacheType, ChatTemplate, ContextParams, FlashAttention, LoadParams};
 use crate::memory;
@@ -20,6 +20,10 @@ const MAX_AUTOMATIC_N_CTX: u32 = 32_768;
 const N_CTX_STEP: u32 = 256;
 /// Numbers of a head from which the fused attention kernel of CPUs is the faster one.
 const MIN_FUSED_HEAD: u32 = 64;
+
+/// Rows of drafts in one step: with more, a CPU computes no faster than row by row, and llama.cpp
+/// keeps a row of logits for each.
+const MAX_DRAFT_ROWS: usize = 32;
 
 /// What an engine is started from.
 pub(super) struct EnginePlan<'a> {
@@ -41,15 +45,31 @@ impl EnginePlan<'_> {
             self.path,
             &load_params(parameters, device),
         )?);
+        let draft_weights = self.draft_weights(device)?;
         let template = self.template(&weights)?;
         let n_parts = self.n_parts();
-        let n_cells = self.n_cells(&weights, device)?;
+        let n_cells = self.n_cells(&weights, draft_weights.as_ref(), device)?;
         // A part is rounded up to the cache's step, so that it holds two tokens at least.
         let n_ctx = (n_cells / n_parts).max(2);
         parameters.sampling_parameters.check(n_ctx)?;
         let flash_attention = flash_attention(parameters, device, weights.file());
+        let max_draft = max_draft(parameters);
+        if max_draft > 0 && !weights.can_be_cut() {
+            return Err(LoadError::Uncut);
+        }
         let context = context_params(parameters, device, flash_attention, self.n_slots, n_cells);
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
+        let drafter: Option<Box<dyn Drafter>> = match draft_weights {
+            Some(model) => {
+                let model = llama::DraftModel::new(Arc::new(model), &weights, &context)?;
+                Some(Box::new(model))
+            }
+            None if max_draft > 0 => Some(Box::new(PromptLookup {
+                n_gram: parameters.prompt_lookup_min as usize
+                    ..=parameters.prompt_lookup_max as usize,
+            })),
+            None => None,
+        };
         let sharing = match parameters.enable_prefix_caching {
             true => runner.sharing(),
             false => Sharing::None,
@@ -61,6 +81,8 @@ impl EnginePlan<'_> {
             sharing,
             n_ctx: n_ctx as usize,
             n_batch: runner.n_batch(),
+            max_draft,
+            n_draft_rows: context.n_draft_rows,
             max_queue: parameters.max_queue_size as usize,
             target_itl: Duration::from_millis(u64::from(parameters.target_itl_ms)),
         };
@@ -88,8 +110,19 @@ impl EnginePlan<'_> {
             weights,
         };
         Ok(Intake::start(
-            reading, limits, runner, is_serving, delivery,
+            reading, limits, runner, drafter, is_serving, delivery,
         )?)
+    }
+
+    /// The draft model, where one is configured.
+    fn draft_weights(&self, device: Device) -> Result<Option<llama::Model>, LoadError> {
+        let parameters = &self.config.parameters;
+        let Some(path) = &parameters.speculative_model else {
+            return Ok(None);
+        };
+        let path = self.folder.join(path);
+        let model = llama::Model::load(&path, &load_params(parameters, device));
+        model.map(Some).map_err(LoadError::DraftModelFile)
     }
 
     /// The chat template: the configuration's, else the model's own, else ChatML.
@@ -127,13 +160,25 @@ impl EnginePlan<'_> {
     }
 
     /// The tokens of the KV cache: as configured, else what model and memory allow.
-    fn n_cells(&self, weights: &llama::Model, device: Device) -> Result<u32, LoadError> {
+    fn n_cells(
+        &self,
+        weights: &llama::Model,
+        draft_weights: Option<&llama::Model>,
+        device: Device,
+    ) -> Result<u32, LoadError> {
         let parameters = &self.config.parameters;
         let file = weights.file();
         let mut cell_bytes = file.kv_bytes_per_cell(
             cache_type(parameters.cache_type_k),
             cache_type(parameters.cache_type_v),
         );
+        if let Some(draft_weights) = draft_weights {
+            let types = (
+                cache_type(parameters.cache_type_k),
+                cache_type(parameters.cache_type_v),
+            );
+            cell_bytes += draft_weights.file().kv_bytes_per_cell(types.0, types.1);
+        }
         let n_parts = self.n_parts();
         if flash_attention(parameters, device, file) == FlashAttention::Off {
             // A step computes the scores of one part's cells.
@@ -249,6 +294,9 @@ fn context_params(
 ) -> ContextParams {
     ContextParams {
         n_slots,
+        n_draft_rows: MAX_DRAFT_ROWS
+            .max(max_draft(parameters))
+            .min(max_draft(parameters) * n_slots),
         n_cells: n_cells as usize,
         kv_unified: parameters.kv_unified,
         n_batch: parameters.n_batch as usize,
@@ -262,6 +310,14 @@ fn context_params(
         decode_apart: device == Device::Cpu
             && parameters.kv_unified
             && flash_attention == FlashAttention::On,
+    }
+}
+
+/// Tokens of a draft; 0 where nobody drafts.
+fn max_draft(parameters: &Parameters) -> usize {
+    match parameters.speculative_method {
+        SpeculativeMethod::None => 0,
+        _ => parameters.num_speculative_tokens as usize,
     }
 }
 

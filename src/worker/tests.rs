@@ -182,6 +182,8 @@ impl Bench {
             sharing: Sharing::None,
             n_ctx: 1_000_000,
             n_batch: 64,
+            max_draft: 0,
+            n_draft_rows: 0,
             max_queue: 4,
             target_itl: Duration::from_millis(100),
         };
@@ -192,7 +194,8 @@ impl Bench {
             open: Arc::clone(&open),
             failures: Vec::new(),
         };
-        let worker = Worker::new(inbox, Scheduler::new(limits), runner, Box::new(is_serving));
+        let scheduler = Scheduler::new(limits);
+        let worker = Worker::new(inbox, scheduler, runner, None, Box::new(is_serving));
         let worker = thread::spawn(move || {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run())).is_err()
         });

@@ -75,6 +75,12 @@ BAD_CONFIGS = {
         ["cache_type_v", "q8_0", "flash_attn"],
     ),
     "flash_attn": (parameter("flash_attn", "yes please"), ["flash_attn", "auto"]),
+    "speculative_method": (parameter("speculative_method", "eagle"), ["speculative_method", "eagle", "ngram"]),
+    "draft_model without its file": (parameter("speculative_method", "draft_model"), ["speculative_model"]),
+    "speculative_model is missing": (
+        parameter("speculative_method", "draft_model") + parameter("speculative_model", "no.gguf"),
+        ["speculative_model", "no.gguf"],
+    ),
     "use_mmap": (parameter("use_mmap", "perhaps"), ["use_mmap", "perhaps"]),
     "max_queue_size": (parameter("max_queue_size", "-1"), ["max_queue_size", "-1"]),
     "max_prompt_bytes": (parameter("max_prompt_bytes", "0"), ["max_prompt_bytes", "0"]),
@@ -135,6 +141,9 @@ GOOD_CONFIGS = {
     "threads": parameter("n_threads", "1") + parameter("n_threads_batch", "2"),
     "quantised cache": parameter("cache_type_k", "q8_0") + parameter("cache_type_v", "q8_0"),
     "no flash attention": parameter("flash_attn", "off"),
+    "n-gram drafts": parameter("speculative_method", "ngram") + parameter("num_speculative_tokens", "4"),
+    "the model drafts for itself": parameter("speculative_method", "draft_model")
+    + parameter("speculative_model", str(DEMO)),
     "no mmap": parameter("use_mmap", "false"),
     "llama.cpp's option names": parameter("ctx_size", "1024") + parameter("parallel", "2"),
     "everything declared": declared()

@@ -8,26 +8,28 @@ use triton_llm::engine::Token;
 use triton_llm::llama::{ChatTemplate, ContextParams, LoadParams, Model, Runner};
 use triton_llm::protocol::{Message, Role};
 
-use crate::running::{generate, greedy};
+use crate::running::{Request, generate, greedy};
 
-#[test]
-fn the_demo_model_says_what_its_training_said() {
+/// The demo model.
+pub fn demo_model() -> Arc<Model> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("triton_repo/llm_decoupled/1/demo.gguf");
+    let model = Model::load(&path, &LoadParams::default());
+    Arc::new(model.unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// Chats, and what the model's training answered to them.
+pub fn known_answers(model: &Model) -> (Vec<Request>, Vec<String>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let path = root.join("triton_repo/llm_decoupled/1/demo.gguf");
     let known = fs::read_to_string(root.join("tests/e2e/demo_greedy.json"));
     let known = known.expect("the answers are in the repository");
     let known: serde_json::Value = serde_json::from_str(&known).expect("JSON");
-    let model =
-        Model::load(&path, &LoadParams::default()).unwrap_or_else(|error| panic!("{error}"));
-    let model = Arc::new(model);
     let source = model
         .chat_template()
         .expect("the demo model has a template");
     let template = ChatTemplate::new(source, model.bos_text(), model.eos_text()).expect("valid");
-    let cases = known.as_array().expect("a list of cases");
     let mut requests = Vec::new();
     let mut expected = Vec::new();
-    for case in cases {
+    for case in known.as_array().expect("a list of cases") {
         let messages: Vec<Message> = messages(&case["messages"]);
         let prompt = template.render(&messages).expect("it renders");
         let tokens = model.tokenize_prompt(&prompt).expect("short");
@@ -44,6 +46,13 @@ fn the_demo_model_says_what_its_training_said() {
         requests.push((tokens, greedy(), max_tokens));
         expected.push(case["text"].as_str().expect("a text").to_owned());
     }
+    (requests, expected)
+}
+
+#[test]
+fn the_demo_model_says_what_its_training_said() {
+    let model = demo_model();
+    let (requests, expected) = known_answers(&model);
     let params = ContextParams {
         n_slots: 8,
         n_cells: 8192,

@@ -3,6 +3,7 @@
 //! The known answers of the demo model in `triton_repo` are checked too.
 
 mod demo;
+mod drafts;
 mod files;
 mod keys;
 mod kinds;

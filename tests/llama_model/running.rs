@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use triton_llm::engine::{
-    CacheOp, Event, Limits, NewSequence, Plan, Row, Sampled, Scheduler, SequenceId, Sharing,
-    SlotId, Token,
+    CacheOp, Drafter, Drafting, Event, Limits, NewSequence, Plan, Row, Sampled, Scheduler,
+    SequenceId, Sharing, SlotId, Token,
 };
 use triton_llm::llama::{
     CacheType, ContextParams, LoadParams, Model, RowProblem, RunError, Runner,
@@ -14,6 +14,9 @@ use triton_llm::llama::{
 use triton_llm::protocol::SamplingParams;
 
 use crate::writer::{Folder, tiny_model};
+
+/// Rows of drafts that a step may have in these tests.
+pub const N_DRAFT_ROWS: usize = 16;
 
 /// The tiny model, loaded once.
 pub fn model() -> Arc<Model> {
@@ -40,13 +43,28 @@ pub fn runner(model: Arc<Model>, n_slots: usize) -> Runner {
     Runner::new(model, &params).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// A prompt, how to answer it, and with how many tokens at most.
+pub type Request = (Vec<Token>, SamplingParams, u32);
+
 /// Runs prompts together to their ends through scheduler and runner.
 pub fn generate(
     runner: &mut Runner,
     model: &Model,
     n_slots: usize,
-    requests: &[(Vec<Token>, SamplingParams, u32)],
+    requests: &[Request],
 ) -> Vec<String> {
+    assert!(model.n_vocab() > 0);
+    generate_with(runner, n_slots, requests, None).0
+}
+
+/// As `generate`, with somebody who drafts `max_draft` tokens at a time; also returns the steps.
+pub fn generate_with(
+    runner: &mut Runner,
+    n_slots: usize,
+    requests: &[Request],
+    mut drafter: Option<(&mut dyn Drafter, usize)>,
+) -> (Vec<String>, usize) {
+    let max_draft = drafter.as_ref().map_or(0, |(_, max_draft)| *max_draft);
     let n_cells = runner.n_cells();
     let mut scheduler = Scheduler::new(Limits {
         n_slots,
@@ -55,6 +73,8 @@ pub fn generate(
         sharing: Sharing::None,
         n_ctx: n_cells,
         n_batch: runner.n_batch(),
+        max_draft,
+        n_draft_rows: N_DRAFT_ROWS,
         max_queue: requests.len(),
         target_itl: Duration::from_secs(1),
     });
@@ -73,23 +93,35 @@ pub fn generate(
             .submit(new)
             .unwrap_or_else(|error| panic!("{error}"));
     }
+    let mut n_steps = 0;
     while !scheduler.is_idle() {
+        if let Some((drafter, _)) = &mut drafter {
+            let wanted: Vec<Drafting> = scheduler.drafting().collect();
+            let drafts = drafter.draft(&wanted);
+            scheduler.draft(drafts);
+        }
         let plan = scheduler.schedule(now);
         let out = runner.run(&plan).unwrap_or_else(|error| panic!("{error}"));
         assert!(runner.failures().is_empty());
+        n_steps += 1;
         for event in scheduler.apply(&out, now) {
             match event {
                 Event::Text { sequence, text } => {
                     texts.entry(sequence).or_default().push_str(&text)
                 }
-                Event::Finished { sequence, .. } => runner.close(sequence),
+                Event::Finished { sequence, .. } => {
+                    runner.close(sequence);
+                    if let Some((drafter, _)) = &mut drafter {
+                        drafter.close(sequence);
+                    }
+                }
                 Event::Started { .. } => {}
             }
         }
     }
-    assert!(model.n_vocab() > 0);
     let mut take = |id| texts.remove(&SequenceId(id)).unwrap_or_default();
-    (0..requests.len() as u64).map(&mut take).collect()
+    let texts = (0..requests.len() as u64).map(&mut take).collect();
+    (texts, n_steps)
 }
 
 pub fn greedy() -> SamplingParams {

@@ -221,6 +221,8 @@ impl Run {
             sharing,
             n_ctx: runner.n_cells(),
             n_batch: runner.n_batch(),
+            max_draft: 0,
+            n_draft_rows: 0,
             max_queue: 8,
             target_itl: Duration::from_secs(1),
         };

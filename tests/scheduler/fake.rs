@@ -51,6 +51,8 @@ impl FakeRunner {
             self.change_cache(op);
         }
         let mut out: Vec<Sampled> = Vec::new();
+        // What was sampled after each sequence's last row; `None` after a wrong guess.
+        let mut last: BTreeMap<SequenceId, Option<Token>> = BTreeMap::new();
         for row in plan.rows.iter().take(n_rows) {
             let slot = &mut self.slots[..self.limits.n_slots][usize::from(row.slot.0)];
             assert_eq!(
@@ -62,12 +64,13 @@ impl FakeRunner {
             slot.tokens.push(row.token);
             slot.cells.push(self.n_made);
             self.n_made += 1;
-            assert!(
-                !out.iter().any(|s| s.sequence == row.sequence),
-                "row after output: {row:?}"
-            );
+            let before = last.get(&row.sequence);
+            assert!(before.is_none() || row.output, "row after output: {row:?}");
             if row.output {
-                out.push((self.sample)(row.sequence, &slot.tokens));
+                let is_wrong = before.is_some_and(|&sampled| sampled != Some(row.token));
+                let sampled = (!is_wrong).then(|| (self.sample)(row.sequence, &slot.tokens));
+                last.insert(row.sequence, sampled.as_ref().map(|sampled| sampled.token));
+                out.extend(sampled);
             }
         }
         let n_held = self.n_held_cells();
@@ -94,7 +97,7 @@ impl FakeRunner {
                 let slot = &mut self.slots[idx(slot)];
                 let n_tokens = n_tokens as usize;
                 assert!(n_tokens <= slot.tokens.len(), "too few to keep: {op:?}");
-                let may_cut = self.limits.sharing == Sharing::Prefix;
+                let may_cut = self.limits.sharing == Sharing::Prefix || self.limits.max_draft > 0;
                 assert!(
                     may_cut || n_tokens == 0 || n_tokens == slot.tokens.len(),
                     "cannot be cut: {op:?}"

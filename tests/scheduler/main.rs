@@ -1,5 +1,6 @@
 //! Tests of the engine through its public face: tables, and random sequences of operations.
 
+mod drafts;
 mod fake;
 mod policy;
 mod random;

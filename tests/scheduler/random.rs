@@ -11,8 +11,8 @@ use proptest::sample::Index;
 
 use crate::fake::{FakeRunner, generate_alone, sample_by_history};
 use triton_llm::engine::{
-    Event, Limits, NewSequence, Plan, Sampled, Scheduler, SequenceId, Sharing, SubmitError, Token,
-    Usage,
+    Draft, Event, Limits, NewSequence, Plan, Sampled, Scheduler, SequenceId, Sharing, SubmitError,
+    Token, Usage,
 };
 
 #[derive(Clone, Debug)]
@@ -76,15 +76,22 @@ fn op() -> impl Strategy<Value = Op> {
 fn limits() -> impl Strategy<Value = Limits> {
     let slots = (1..7_usize, 0..6_usize);
     let n_cells = prop_oneof![2..64_usize, 64..256_usize];
-    let rest = (any::<Index>(), 1..24_usize, 0..9_usize, sharing());
+    let drafts = prop_oneof![Just((0, 0)), (1..6_usize, 1..12_usize)];
+    let rest = (any::<Index>(), 1..24_usize, 0..9_usize, sharing(), drafts);
     (slots, n_cells, rest).prop_map(
-        |((n_slots, n_kept), n_cells, (n_ctx, n_batch, max_queue, sharing))| Limits {
+        |((n_slots, n_kept), n_cells, (n_ctx, n_batch, max_queue, sharing, drafts))| Limits {
             n_slots,
             n_kept,
             n_cells,
             sharing,
             n_ctx: 2 + n_ctx.index(n_cells - 1),
             n_batch,
+            max_draft: if sharing == Sharing::Whole {
+                0
+            } else {
+                drafts.0
+            },
+            n_draft_rows: drafts.1,
             max_queue,
             target_itl: Duration::from_millis(20),
         },
@@ -114,6 +121,7 @@ struct World {
     n_submitted: u64,
     n_preempted: usize,
     n_shared: usize,
+    n_guessed: usize,
     n_finished: usize,
 }
 
@@ -129,6 +137,7 @@ impl World {
             n_submitted: 0,
             n_preempted: 0,
             n_shared: 0,
+            n_guessed: 0,
             n_finished: 0,
         }
     }
@@ -156,7 +165,11 @@ impl World {
                 let plan = self.schedule();
                 let mut out = self.runner.run(&plan);
                 if !out.is_empty() {
-                    out.remove(which.index(out.len()));
+                    let index = which.index(out.len());
+                    let lost = out[index].sequence;
+                    let tail = out.split_off(index);
+                    // With those that come after it in its draft.
+                    out.extend(tail.into_iter().filter(|sampled| sampled.sequence != lost));
                 }
                 self.apply(&out);
             }
@@ -230,6 +243,7 @@ impl World {
 
     fn schedule(&mut self) -> Plan {
         self.now += Duration::from_millis(7);
+        self.draft();
         let was_idle = self.scheduler.is_idle();
         let plan = self.scheduler.schedule(self.now);
         assert_eq!(plan.is_empty(), was_idle);
@@ -252,6 +266,32 @@ impl World {
             }
         }
         plan
+    }
+
+    /// Drafts of which every other one errs somewhere; some too long, one for nobody.
+    fn draft(&mut self) {
+        let mut drafts = vec![Draft {
+            sequence: SequenceId(u64::MAX),
+            tokens: vec![Token(1)],
+        }];
+        for drafting in self.scheduler.drafting() {
+            let mut history = drafting.tokens.to_vec();
+            for _ in 0..drafting.max_tokens + self.n_guessed % 2 {
+                let sampled = sample_by_history(drafting.sequence, &history);
+                history.push(sampled.token);
+            }
+            let mut tokens = history.split_off(drafting.tokens.len());
+            let wrong = self.n_guessed % (2 * tokens.len());
+            if let Some(token) = tokens.get_mut(wrong) {
+                token.0 ^= 1;
+            }
+            self.n_guessed += 1;
+            drafts.push(Draft {
+                sequence: drafting.sequence,
+                tokens,
+            });
+        }
+        self.scheduler.draft(drafts);
     }
 
     fn cancel(&mut self, which: Index) {
@@ -393,6 +433,8 @@ fn a_crowded_cache_preempts_and_finishes_all() {
         sharing: Sharing::Prefix,
         n_ctx: 40,
         n_batch: 8,
+        max_draft: 4,
+        n_draft_rows: 8,
         max_queue: 100,
         target_itl: Duration::from_millis(20),
     });
@@ -418,6 +460,8 @@ fn a_common_beginning_is_computed_once() {
         sharing: Sharing::Prefix,
         n_ctx: 100,
         n_batch: 32,
+        max_draft: 4,
+        n_draft_rows: 8,
         max_queue: 100,
         target_itl: Duration::from_millis(20),
     });

@@ -24,6 +24,8 @@ impl Story {
             sharing,
             n_ctx: n_cells,
             n_batch,
+            max_draft: 0,
+            n_draft_rows: 0,
             max_queue: 8,
             target_itl: Duration::from_secs(1),
         };

@@ -62,6 +62,8 @@ fn read_prompt(
         sharing: Sharing::None,
         n_ctx: 50_000,
         n_batch: 2048,
+        max_draft: 0,
+        n_draft_rows: 0,
         max_queue: 0,
         target_itl,
     });

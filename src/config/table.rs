@@ -1,0 +1,300 @@
+//! The table of config parameters: names, ranges, defaults and meanings.
+//!
+//! The one place that knows them; [`Parameters`] reads the configuration by it. Names follow llama.cpp
+//! and, where it has none, vLLM; llama.cpp's long options are synonyms. Pure: a path is a text here.
+
+use crate::protocol::table::{Kind, Limit, Parameter, Table};
+
+use super::MAX_SLOTS;
+use super::parameters::{CacheType, FlashAttn, Parameters, SpeculativeMethod};
+
+/// Bytes of a path.
+const MAX_PATH_BYTES: usize = 4096;
+/// Bytes of a chat template.
+const MAX_TEMPLATE_BYTES: usize = 1024 * 1024;
+
+/// Parameters while they are read: what a setter cannot check alone waits here.
+#[derive(Default)]
+pub struct Draft {
+    pub(super) parameters: Parameters,
+    pub(super) sampling_json: Option<String>,
+}
+
+/// A row of the table for a whole number that fits `u32`.
+const fn whole(
+    name: &'static str,
+    synonyms: &'static [&'static str],
+    range: (i128, i128),
+    default: &'static str,
+    meaning: &'static str,
+    set: fn(&mut Draft, i128),
+) -> Parameter<Draft> {
+    let kind = Kind::Whole {
+        min: range.0,
+        max: Limit::At(range.1),
+        minus_one: None,
+        set,
+    };
+    Parameter {
+        name,
+        synonyms,
+        kind,
+        default,
+        meaning,
+    }
+}
+
+/// The range of every row was checked before its setter sees a number.
+fn small(n: i128) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// The config parameters, in the order the documentation lists them.
+pub static TABLE: Table<Draft> = Table {
+    noun: "config parameter",
+    rows: &[
+        Parameter {
+            name: "model_path",
+            synonyms: &["model"],
+            kind: Kind::Text {
+                max_bytes: MAX_PATH_BYTES,
+                set: |d, text| d.parameters.model_path = Some(text),
+            },
+            default: "the single `*.gguf`",
+            meaning: "Model file, absolute or relative to the version folder; of a split model the first part",
+        },
+        whole(
+            "n_ctx",
+            &["ctx_size"],
+            (0, 1 << 24),
+            "0",
+            "Tokens in the KV cache, for all slots together; 0 is automatic",
+            |d, n| d.parameters.n_ctx = small(n),
+        ),
+        whole(
+            "n_parallel",
+            &["parallel"],
+            (1, MAX_SLOTS as i128),
+            "16",
+            "Requests that run at the same time, per instance",
+            |d, n| d.parameters.n_parallel = small(n),
+        ),
+        whole(
+            "n_batch",
+            &["batch_size"],
+            (1, 1 << 16),
+            "512",
+            "Tokens per step, at least one for each request that runs",
+            |d, n| d.parameters.n_batch = small(n),
+        ),
+        whole(
+            "n_ubatch",
+            &["ubatch_size"],
+            (1, 1 << 16),
+            "512",
+            "Tokens computed at once within a step, at most n_batch",
+            |d, n| d.parameters.n_ubatch = small(n),
+        ),
+        whole(
+            "n_threads",
+            &["threads"],
+            (0, 512),
+            "0",
+            "CPU threads that generate; 0 is automatic",
+            |d, n| d.parameters.n_threads = small(n),
+        ),
+        whole(
+            "n_threads_batch",
+            &["threads_batch"],
+            (0, 512),
+            "0",
+            "CPU threads that read prompts; 0 is as many as n_threads",
+            |d, n| d.parameters.n_threads_batch = small(n),
+        ),
+        Parameter {
+            name: "n_gpu_layers",
+            synonyms: &["gpu_layers"],
+            kind: Kind::Whole {
+                min: 0,
+                max: Limit::At(1 << 16),
+                minus_one: Some("all"),
+                set: |d, n| d.parameters.n_gpu_layers = u32::try_from(n).ok(),
+            },
+            default: "-1",
+            meaning: "Layers of the model that a GPU instance keeps on the GPU; without effect on CPU instances",
+        },
+        Parameter {
+            name: "cache_type_k",
+            synonyms: &[],
+            kind: Kind::Choice {
+                names: &CacheType::NAMES,
+                set: |d, i| d.parameters.cache_type_k = CacheType::ALL[i],
+            },
+            default: "f16",
+            meaning: "Number format of the K cache",
+        },
+        Parameter {
+            name: "cache_type_v",
+            synonyms: &[],
+            kind: Kind::Choice {
+                names: &CacheType::NAMES,
+                set: |d, i| d.parameters.cache_type_v = CacheType::ALL[i],
+            },
+            default: "f16",
+            meaning: "Number format of the V cache; the quantized ones need flash attention",
+        },
+        Parameter {
+            name: "flash_attn",
+            synonyms: &[],
+            kind: Kind::Choice {
+                names: &FlashAttn::NAMES,
+                set: |d, i| d.parameters.flash_attn = FlashAttn::ALL[i],
+            },
+            default: "auto",
+            meaning: "Flash attention; auto uses it on GPUs, for large heads on CPUs, and where a quantized V cache needs it",
+        },
+        Parameter {
+            name: "kv_unified",
+            synonyms: &[],
+            kind: Kind::Flag {
+                set: |d, flag| d.parameters.kv_unified = flag,
+            },
+            default: "true",
+            meaning: "All requests share the KV cache; false gives each slot an equal part of it",
+        },
+        Parameter {
+            name: "enable_prefix_caching",
+            synonyms: &["cache_prompt"],
+            kind: Kind::Flag {
+                set: |d, flag| d.parameters.enable_prefix_caching = flag,
+            },
+            default: "true",
+            meaning: "Compute the common beginning of prompts once; needs kv_unified",
+        },
+        whole(
+            "target_itl_ms",
+            &[],
+            (1, 600_000),
+            "1000",
+            "Milliseconds that may pass between two tokens of an answer because prompts are read",
+            |d, n| d.parameters.target_itl_ms = small(n),
+        ),
+        Parameter {
+            name: "speculative_method",
+            synonyms: &[],
+            kind: Kind::Choice {
+                names: &SpeculativeMethod::NAMES,
+                set: |d, i| d.parameters.speculative_method = SpeculativeMethod::ALL[i],
+            },
+            default: "none",
+            meaning: "Who guesses tokens for the model to verify: ngram looks them up in prompt and answer, draft_model is a small model",
+        },
+        whole(
+            "num_speculative_tokens",
+            &["draft_max"],
+            (1, 64),
+            "8",
+            "Tokens guessed at a time, at most",
+            |d, n| d.parameters.num_speculative_tokens = small(n),
+        ),
+        whole(
+            "prompt_lookup_max",
+            &[],
+            (1, 64),
+            "5",
+            "Tokens of the n-gram looked up, at most",
+            |d, n| d.parameters.prompt_lookup_max = small(n),
+        ),
+        whole(
+            "prompt_lookup_min",
+            &[],
+            (1, 64),
+            "2",
+            "Tokens of the n-gram looked up, at least; at most prompt_lookup_max",
+            |d, n| d.parameters.prompt_lookup_min = small(n),
+        ),
+        Parameter {
+            name: "speculative_model",
+            synonyms: &["model_draft"],
+            kind: Kind::Text {
+                max_bytes: MAX_PATH_BYTES,
+                set: |d, text| d.parameters.speculative_model = Some(text),
+            },
+            default: "none",
+            meaning: "File of the draft model, absolute or relative to the version folder; it needs the vocabulary of the model",
+        },
+        Parameter {
+            name: "use_mmap",
+            synonyms: &["mmap"],
+            kind: Kind::Flag {
+                set: |d, flag| d.parameters.use_mmap = flag,
+            },
+            default: "true",
+            meaning: "Map the model file instead of reading it",
+        },
+        Parameter {
+            name: "use_mlock",
+            synonyms: &["mlock"],
+            kind: Kind::Flag {
+                set: |d, flag| d.parameters.use_mlock = flag,
+            },
+            default: "false",
+            meaning: "Keep the model from being swapped out",
+        },
+        Parameter {
+            name: "chat_template",
+            synonyms: &[],
+            kind: Kind::Text {
+                max_bytes: MAX_TEMPLATE_BYTES,
+                set: |d, text| d.parameters.chat_template = Some(text),
+            },
+            default: "the model's",
+            meaning: "Jinja chat template in place of the one in the model file",
+        },
+        Parameter {
+            name: "chat_template_file",
+            synonyms: &[],
+            kind: Kind::Text {
+                max_bytes: MAX_PATH_BYTES,
+                set: |d, text| d.parameters.chat_template_file = Some(text),
+            },
+            default: "none",
+            meaning: "File with such a template, absolute or relative to the version folder",
+        },
+        whole(
+            "max_queue_size",
+            &[],
+            (0, 1 << 16),
+            "512",
+            "Requests that may wait for a slot; one more is refused as UNAVAILABLE",
+            |d, n| d.parameters.max_queue_size = small(n),
+        ),
+        whole(
+            "max_prompt_bytes",
+            &[],
+            (1, 1 << 28),
+            "8388608",
+            "Bytes of text_input",
+            |d, n| d.parameters.max_prompt_bytes = small(n) as usize,
+        ),
+        Parameter {
+            name: "sampling_parameters",
+            synonyms: &[],
+            kind: Kind::Text {
+                max_bytes: crate::protocol::MAX_SAMPLING_JSON_BYTES,
+                set: |d, text| d.sampling_json = Some(text),
+            },
+            default: "{}",
+            meaning: "JSON object of request parameters, the defaults of every request",
+        },
+        Parameter {
+            name: "strict_parameters",
+            synonyms: &[],
+            kind: Kind::Flag {
+                set: |d, flag| d.parameters.strict_parameters = flag,
+            },
+            default: "true",
+            meaning: "Refuse requests with an unknown parameter; false ignores such parameters",
+        },
+    ],
+};
