@@ -20,7 +20,9 @@ use serde_json::json;
 use triton_llm::engine::{
     Event, Limits, NewSequence, Plan, Row, Scheduler, SequenceId, SlotId, Token,
 };
-use triton_llm::llama::{ContextParams, FlashAttention, LoadParams, Model, Runner};
+use triton_llm::llama::{
+    ContextParams, FUSED_TILE_ROWS, FlashAttention, LoadParams, Model, Runner,
+};
 use triton_llm::protocol::SamplingParams;
 
 use workload::{Message, Record, Report, Session, Workload, chatml};
@@ -122,6 +124,7 @@ impl Driver {
             sharing: runner.sharing(),
             n_ctx: runner.n_cells(),
             n_batch: runner.n_batch(),
+            n_tile_rows: FUSED_TILE_ROWS,
             max_draft: 0,
             n_draft_rows: 0,
             max_queue: workload.sessions.len(),

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::ids::{SlotId, Token};
+use super::limits::Limits;
 use super::plan::CacheOp;
 use super::prefix_tree::{Match, PrefixTree};
 
@@ -43,6 +44,7 @@ pub(super) struct Cache {
     sharing: Sharing,
     n_slots: usize,
     n_cells: usize,
+    n_tile_rows: usize,
     tree: PrefixTree,
     /// Cells of each running slot that hold nothing yet; `None` for the other slots.
     reserved: Vec<Option<usize>>,
@@ -59,14 +61,16 @@ pub(super) struct Admitted {
 }
 
 impl Cache {
-    /// All slots and cells are free: `n_slots` slots that may run, `n_kept` more that only keep.
-    pub(super) fn new(n_slots: usize, n_kept: usize, n_cells: usize, sharing: Sharing) -> Self {
+    /// All slots and cells are free.
+    pub(super) fn new(limits: &Limits) -> Self {
+        let n_slots = limits.n_slots + limits.n_kept;
         Self {
-            sharing,
-            n_slots,
-            n_cells,
-            tree: PrefixTree::new(n_slots + n_kept),
-            reserved: vec![None; n_slots + n_kept],
+            sharing: limits.sharing,
+            n_slots: limits.n_slots,
+            n_cells: limits.n_cells,
+            n_tile_rows: limits.n_tile_rows,
+            tree: PrefixTree::new(n_slots),
+            reserved: vec![None; n_slots],
             ops: Vec::new(),
             n_uses: 0,
         }
@@ -192,9 +196,22 @@ impl Cache {
         let found = match self.sharing {
             Sharing::None => None,
             Sharing::Whole => self.tree.longest_whole_match(beginning),
-            Sharing::Prefix => self.tree.longest_match(beginning),
+            Sharing::Prefix => {
+                let found = self.tree.longest_match(beginning);
+                found.map(|found| self.leave_a_tile(found, tokens.len()))
+            }
         };
         found.filter(|found| found.n_tokens >= MIN_SHARED_TOKENS)
+    }
+
+    /// Less of a match where what is then left to compute is a whole tile, which costs less than most of
+    /// one: few rows are computed one by one.
+    fn leave_a_tile(&self, mut found: Match, n_tokens: usize) -> Match {
+        let n_left = n_tokens - found.n_tokens;
+        if (3 * self.n_tile_rows / 4..self.n_tile_rows).contains(&n_left) {
+            found.n_tokens = n_tokens.saturating_sub(self.n_tile_rows);
+        }
+        found
     }
 
     /// Gives up what nobody has shared yet, the oldest first, but never the latest.

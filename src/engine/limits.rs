@@ -23,6 +23,8 @@ pub struct Limits {
     pub n_ctx: usize,
     /// Rows of one step.
     pub n_batch: usize,
+    /// Rows that attention computes together: prompts are read in multiples of so many where they can.
+    pub n_tile_rows: usize,
     /// Tokens of one draft; 0 drafts nothing.
     pub max_draft: usize,
     /// Rows of one step that may be those of drafts.

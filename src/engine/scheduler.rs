@@ -84,15 +84,11 @@ impl Scheduler {
             n_cells,
             n_ctx: limits.n_ctx.clamp(1, n_cells.min(u32::MAX as usize)),
             n_batch,
+            n_tile_rows: limits.n_tile_rows.max(1),
             ..limits
         };
         Self {
-            cache: Cache::new(
-                limits.n_slots,
-                limits.n_kept,
-                limits.n_cells,
-                limits.sharing,
-            ),
+            cache: Cache::new(&limits),
             limits,
             sequences: HashMap::new(),
             running: Vec::new(),
@@ -100,7 +96,7 @@ impl Scheduler {
             n_arrived: 0,
             drafts: HashMap::new(),
             in_flight: InFlight::default(),
-            step_time: StepTime::default(),
+            step_time: StepTime::new(limits.n_tile_rows),
         }
     }
 
@@ -295,7 +291,7 @@ impl Scheduler {
         let mut n_draft_rows = self.limits.n_draft_rows.min(n_rows_left);
         for id in decoding {
             let sequence = known(&mut self.sequences, id);
-            plan.add(sequence, 1);
+            plan.add(sequence, 1, &self.step_time);
             let mut draft = drafts.remove(&id).unwrap_or_default();
             draft.truncate(sequence.max_draft(self.limits.n_ctx));
             draft.truncate(n_draft_rows.min(self.cache.n_free()));
@@ -303,7 +299,7 @@ impl Scheduler {
                 self.cache.reserve(slot, draft.len());
             }
             n_draft_rows -= draft.len();
-            plan.add_draft(sequence, draft);
+            plan.add_draft(sequence, draft, &self.step_time);
         }
     }
 
@@ -379,7 +375,8 @@ impl Scheduler {
         };
         share_out(&room, &self.step_time, &mut chunks);
         for chunk in chunks {
-            plan.add(known(&mut self.sequences, chunk.id), chunk.n_rows);
+            let sequence = known(&mut self.sequences, chunk.id);
+            plan.add(sequence, chunk.n_rows, &self.step_time);
         }
     }
 
@@ -475,17 +472,17 @@ impl PlanBuilder {
     }
 
     /// Adds the sequence's next `n_rows` rows, for which there is room.
-    fn add(&mut self, sequence: &mut Sequence, n_rows: usize) {
+    fn add(&mut self, sequence: &mut Sequence, n_rows: usize, step_time: &StepTime) {
         if n_rows > 0 {
-            self.size = self.size.plus(sequence.n_computed(), n_rows);
+            self.size = step_time.add(self.size, sequence.n_computed(), n_rows);
             sequence.plan_rows(n_rows, &mut self.rows);
             self.sequences.push(sequence.id);
         }
     }
 
     /// Adds guesses after the sequence's output row, which was added last; there is room.
-    fn add_draft(&mut self, sequence: &mut Sequence, draft: Vec<Token>) {
-        self.size = self.size.plus(sequence.n_computed(), draft.len());
+    fn add_draft(&mut self, sequence: &mut Sequence, draft: Vec<Token>, step_time: &StepTime) {
+        self.size = step_time.add(self.size, sequence.n_computed(), draft.len());
         sequence.plan_draft(draft, &mut self.rows);
     }
 }

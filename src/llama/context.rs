@@ -15,6 +15,9 @@ use super::{CacheType, backend};
 /// Making a context may write to the model, so it is done one at a time.
 static NEW_CONTEXT: Mutex<()> = Mutex::new(());
 
+/// Rows that the fused attention of CPUs computes together; fewer it computes one by one.
+pub const FUSED_TILE_ROWS: usize = 64;
+
 /// When to compute attention the fused way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum FlashAttention {

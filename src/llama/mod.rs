@@ -31,7 +31,7 @@ mod template;
 mod threads;
 
 pub use backend::{has_gpu, init};
-pub use context::{ContextError, ContextParams, FlashAttention};
+pub use context::{ContextError, ContextParams, FUSED_TILE_ROWS, FlashAttention};
 pub use draft_model::{DraftModel, DraftModelError};
 pub use gguf::{GgufError, ModelFile, Problem, VocabularyProblem};
 pub use model::{LoadError, LoadParams, Model, TokenizeError};

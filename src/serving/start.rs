@@ -81,6 +81,10 @@ impl EnginePlan<'_> {
             sharing,
             n_ctx: n_ctx as usize,
             n_batch: runner.n_batch(),
+            n_tile_rows: match (device, flash_attention) {
+                (Device::Cpu, FlashAttention::On) => llama::FUSED_TILE_ROWS,
+                _ => 1,
+            },
             max_draft,
             n_draft_rows: context.n_draft_rows,
             max_queue: parameters.max_queue_size as usize,

@@ -182,6 +182,7 @@ impl Bench {
             sharing: Sharing::None,
             n_ctx: 1_000_000,
             n_batch: 64,
+            n_tile_rows: 1,
             max_draft: 0,
             n_draft_rows: 0,
             max_queue: 4,

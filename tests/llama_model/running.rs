@@ -73,6 +73,7 @@ pub fn generate_with(
         sharing: Sharing::None,
         n_ctx: n_cells,
         n_batch: runner.n_batch(),
+        n_tile_rows: 1,
         max_draft,
         n_draft_rows: N_DRAFT_ROWS,
         max_queue: requests.len(),

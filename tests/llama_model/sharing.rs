@@ -221,6 +221,7 @@ impl Run {
             sharing,
             n_ctx: runner.n_cells(),
             n_batch: runner.n_batch(),
+            n_tile_rows: 1,
             max_draft: 0,
             n_draft_rows: 0,
             max_queue: 8,

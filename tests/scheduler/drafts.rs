@@ -22,6 +22,7 @@ impl Play {
             sharing: Sharing::None,
             n_ctx: 64,
             n_batch: 32,
+            n_tile_rows: 1,
             max_draft: 4,
             n_draft_rows,
             max_queue: 2,

@@ -86,6 +86,7 @@ fn limits() -> impl Strategy<Value = Limits> {
             sharing,
             n_ctx: 2 + n_ctx.index(n_cells - 1),
             n_batch,
+            n_tile_rows: 1,
             max_draft: if sharing == Sharing::Whole {
                 0
             } else {
@@ -433,6 +434,7 @@ fn a_crowded_cache_preempts_and_finishes_all() {
         sharing: Sharing::Prefix,
         n_ctx: 40,
         n_batch: 8,
+        n_tile_rows: 1,
         max_draft: 4,
         n_draft_rows: 8,
         max_queue: 100,
@@ -460,6 +462,7 @@ fn a_common_beginning_is_computed_once() {
         sharing: Sharing::Prefix,
         n_ctx: 100,
         n_batch: 32,
+        n_tile_rows: 1,
         max_draft: 4,
         n_draft_rows: 8,
         max_queue: 100,

@@ -16,19 +16,27 @@ struct Story {
 }
 
 impl Story {
-    fn new(n_slots: usize, n_cells: usize, n_batch: usize, sharing: Sharing) -> Self {
-        let limits = Limits {
+    fn limits(n_slots: usize, n_cells: usize, n_batch: usize, sharing: Sharing) -> Limits {
+        Limits {
             n_slots,
             n_kept: 2,
             n_cells,
             sharing,
             n_ctx: n_cells,
             n_batch,
+            n_tile_rows: 1,
             max_draft: 0,
             n_draft_rows: 0,
             max_queue: 8,
             target_itl: Duration::from_secs(1),
-        };
+        }
+    }
+
+    fn new(n_slots: usize, n_cells: usize, n_batch: usize, sharing: Sharing) -> Self {
+        Self::within(Self::limits(n_slots, n_cells, n_batch, sharing))
+    }
+
+    fn within(limits: Limits) -> Self {
         Self {
             scheduler: Scheduler::new(limits),
             runner: FakeRunner::new(&limits, sample_x),
@@ -90,6 +98,28 @@ fn what_an_ended_sequence_computed_is_shared() {
     assert_eq!((story.cached_tokens(1), story.cached_tokens(2)), (0, 20));
     story.check_cells(0, 28);
     assert!(story.scheduler.is_idle());
+}
+
+/// Most of a tile is dearer than a whole one.
+#[test]
+fn so_much_is_shared_that_a_whole_tile_is_left() {
+    for (n_own, expected) in [
+        (11, "0>1[26] 2@1:26-36*"),
+        (12, "0>1[22] 2@1:22-37*"),
+        (15, "0>1[25] 2@1:25-40*"),
+        (16, "0>1[26] 2@1:26-41*"),
+    ] {
+        let limits = Limits {
+            n_tile_rows: 16,
+            ..Story::limits(2, 256, 64, Sharing::Prefix)
+        };
+        let mut story = Story::within(limits);
+        story.submit(1, &prompt(1, 26, 4), 2);
+        story.step("1@0:0-29*");
+        story.step("1@0:30*");
+        story.submit(2, &prompt(2, 26, n_own), 1);
+        story.step(expected);
+    }
 }
 
 #[test]

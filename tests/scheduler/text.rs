@@ -29,6 +29,7 @@ fn feed(pieces: &[Option<&[u8]>], stop: &[String], max_tokens: Option<u32>) -> S
         sharing: Sharing::None,
         n_ctx: 4096,
         n_batch: 4,
+        n_tile_rows: 1,
         max_draft: 0,
         n_draft_rows: 0,
         max_queue: 0,
