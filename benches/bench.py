@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 
-from harness import engine, latency, prefixes, report, results, throughput
+from harness import engine, latency, prefixes, report, results, speculation, throughput
 from harness.measure import say
 from harness.settings import from_environment
 
@@ -30,6 +30,7 @@ ROWS = {
     11: (throughput.row_11, 6),
     12: (latency.row_12, 40),
     13: (engine.row_13, 1),
+    14: (speculation.row_14, 3),
 }
 
 

@@ -112,10 +112,7 @@ def python_backends():
 @contextmanager
 def python_backend(gguf, n_ctx, flash_attn):
     """tritonserver with its Python backend and llama-cpp-python."""
-    (packages,) = (BENCH / "venv" / "lib").glob("python3*/site-packages")
-    values = {
-        "model_path": gguf, "n_ctx": n_ctx, "n_threads": N_THREADS, "flash_attn": flash_attn, "packages": packages,
-    }  # fmt: skip
+    values = {"model_path": gguf, "n_ctx": n_ctx, "n_threads": N_THREADS, "flash_attn": flash_attn}
     lines = [f'name: "{MODEL}"', 'backend: "python"', "model_transaction_policy { decoupled: true }"]
     for kind, name in (("input", "text_input"), ("output", "text_output")):
         lines.append(f'{kind} [ {{ name: "{name}" data_type: TYPE_STRING dims: [ 1 ] }} ]')
@@ -128,7 +125,9 @@ def python_backend(gguf, n_ctx, flash_attn):
         # The stub needs Python's own library, and those that a wheel keeps beside its packages.
         wheels = sorted(Path(sysconfig.get_path("purelib")).glob("*.libs"))
         folders = [sysconfig.get_config_var("LIBDIR"), *map(str, wheels), os.environ.get("LD_LIBRARY_PATH", "")]
-        environment = {"LD_LIBRARY_PATH": ":".join(folders)}
+        # Its Python looks for its environment where `python3` is found.
+        path = f"{BENCH / 'venv' / 'bin'}:{os.environ['PATH']}"
+        environment = {"LD_LIBRARY_PATH": ":".join(folders), "PATH": path}
         with Server(folder, backends=python_backends(), env=environment, timeout=120) as server:
             ready = time.monotonic() - server.started
             yield Endpoint("triton-http", server.http_port, server.process.pid, ready)

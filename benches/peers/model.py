@@ -1,25 +1,20 @@
 """A chat model for Triton's Python backend, as people write it: llama-cpp-python, one request at a time.
 
 The peer of row 3. Speaks the protocol of triton-llm. Its settings come from the
-model configuration: model_path, n_ctx, n_threads, flash_attn and packages, the
-folder where llama-cpp-python is installed.
+model configuration: model_path, n_ctx, n_threads and flash_attn.
 """
 
 import json
-import sys
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from llama_cpp import Llama
 
 
 class TritonPythonModel:
     def initialize(self, args):
         parameters = json.loads(args["model_config"])["parameters"]
         settings = {name: value["string_value"] for name, value in parameters.items()}
-        # The stub process ignores PYTHONPATH.
-        sys.path.insert(0, settings["packages"])
-        from llama_cpp import Llama
-
         n_threads = int(settings["n_threads"])
         self.llama = Llama(
             settings["model_path"],

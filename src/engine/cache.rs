@@ -244,6 +244,8 @@ impl Cache {
             && self.tree.vacant_in(running.clone()).is_none()
             && self.tree.least_recent_in(running.clone()) == Some(found.slot);
         let has_ended = self.tree.last_use(found.slot).is_some();
+        let n_not_own = self.tree.n_tokens(found.slot) - self.tree.n_own(found.slot);
+        let goes_on = has_ended && found.n_tokens > n_not_own;
         if has_ended && running.contains(&usize::from(found.slot.0)) && (is_all || is_last) {
             self.cut(found.slot, found.n_tokens);
             self.tree.reopen(found.slot);
@@ -260,6 +262,10 @@ impl Cache {
             n_tokens,
         };
         self.tree.open(slot, Some(found));
+        if goes_on {
+            // Who has come back will come again.
+            self.tree.touch(slot, self.n_uses);
+        }
         self.ops.push(CacheOp::share(source, slot, n_tokens));
         if has_ended && self.tree.is_redundant(source) {
             self.empty(source);

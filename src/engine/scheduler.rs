@@ -11,11 +11,11 @@
 //!    cache has of a sequence's tokens is shared; for the others cells are reserved.
 //! 3. A sequence whose beginning an older one is still computing waits until it can be shared, and
 //!    may be overtaken meanwhile.
-//! 4. What is left of `n_batch` goes to prompts, as far as the step then keeps to its time: half of it
+//! 4. Drafts get cells that are free then, and half of the rows that are left at most, oldest first:
+//!    nobody loses a cell, or waits for one, for a guess.
+//! 5. What is left of `n_batch` goes to prompts, as far as the step then keeps to its time: half of it
 //!    to the oldest, so that it comes to its end, the rest to those with the least to do, so that
 //!    short prompts do not wait for long ones.
-//! 5. Drafts get what `n_draft_rows` and the free cells allow, oldest first: nobody loses a cell for a
-//!    guess.
 //! 6. Where decoding needs a cell, ended sequences lose theirs, the one that was of use the longest
 //!    ago first. Where none is left, the youngest running sequence is preempted: it waits, at its
 //!    place in the order, to go on with what the cache will have kept of its tokens.
@@ -165,11 +165,12 @@ impl Scheduler {
     /// fails, with [`Scheduler::fail_running`].
     pub fn schedule(&mut self, now: Instant) -> Plan {
         let mut plan = PlanBuilder::new(self.limits.n_batch);
-        self.plan_decode(&mut plan);
-        let n_decode_rows = plan.rows.len();
-        if plan.n_rows_left() > 0 {
+        let decoding = self.reserve_to_decode();
+        if decoding.len() < self.limits.n_batch {
             self.admit_waiting();
         }
+        self.plan_decode(&decoding, &mut plan);
+        let n_decode_rows = plan.rows.len();
         self.plan_prompts(&mut plan);
         self.in_flight = InFlight {
             sequences: plan.sequences,
@@ -264,11 +265,8 @@ impl Scheduler {
         self.cache.n_cached()
     }
 
-    /// One row for every decoding sequence, at the price of the youngest where cells are short, and the
-    /// rows of its draft, at nobody's.
-    ///
-    /// There are rows enough, as no more than `n_batch` sequences run.
-    fn plan_decode(&mut self, plan: &mut PlanBuilder) {
+    /// A cell for every decoding sequence, at the price of the youngest where cells are short.
+    fn reserve_to_decode(&mut self) -> Vec<SequenceId> {
         let mut decoding = Vec::new();
         let mut running_idx = 0;
         while let Some(&id) = self.running.get(running_idx) {
@@ -282,17 +280,25 @@ impl Scheduler {
                 decoding.push(id);
                 running_idx += 1;
             } else if let Some(&youngest) = self.running.last() {
-                // This sequence or one without a row in this plan.
+                // This sequence or one that has no cell yet.
                 self.preempt(youngest);
             }
         }
+        decoding
+    }
+
+    /// The rows of the sequences that have a cell for it, and those of their drafts in what is left: half
+    /// of the other rows at most, the other half stays for prompts.
+    ///
+    /// There are rows enough, as no more than `n_batch` sequences run.
+    fn plan_decode(&mut self, decoding: &[SequenceId], plan: &mut PlanBuilder) {
         let mut drafts = std::mem::take(&mut self.drafts);
         let n_rows_left = plan.n_rows_left() - decoding.len();
-        let mut n_draft_rows = self.limits.n_draft_rows.min(n_rows_left);
+        let mut n_draft_rows = self.limits.n_draft_rows.min(n_rows_left / 2);
         for id in decoding {
-            let sequence = known(&mut self.sequences, id);
+            let sequence = known(&mut self.sequences, *id);
             plan.add(sequence, 1, &self.step_time);
-            let mut draft = drafts.remove(&id).unwrap_or_default();
+            let mut draft = drafts.remove(id).unwrap_or_default();
             draft.truncate(sequence.max_draft(self.limits.n_ctx));
             draft.truncate(n_draft_rows.min(self.cache.n_free()));
             if let Some(slot) = sequence.slot() {

@@ -44,7 +44,10 @@ pub struct DraftModel {
     runner: Runner,
     held: HashMap<SequenceId, Held>,
     n_slots: usize,
+    /// Tokens that both vocabularies have.
     n_vocab: usize,
+    /// Tokens of a sequence that the model has positions for.
+    n_ctx: usize,
 }
 
 /// A sequence in the context.
@@ -84,8 +87,11 @@ impl DraftModel {
             n_draft_rows: 0,
             ..params.clone()
         };
+        let max_positions = model.file().max_positions;
+        let runner = Runner::new(model, &params)?;
         Ok(Self {
-            runner: Runner::new(model, &params)?,
+            n_ctx: max_positions.map_or(runner.n_cells(), |n| n as usize),
+            runner,
             held: HashMap::new(),
             n_slots: params.n_slots,
             n_vocab,
@@ -129,6 +135,9 @@ impl DraftModel {
                 ) else {
                     continue;
                 };
+                if !is_common(self.n_vocab, sampled.token) {
+                    continue;
+                }
                 draft.tokens.push(sampled.token);
                 if sampled.end || draft.tokens.len() >= *max_tokens {
                     continue;
@@ -174,7 +183,8 @@ impl DraftModel {
             None => 0,
         };
         let new = &drafting.tokens[n_held..];
-        if new.iter().any(|token| token.0 as usize >= self.n_vocab) {
+        let n_tokens = drafting.tokens.len() + drafting.max_tokens;
+        if n_tokens > self.n_ctx || !new.iter().all(|token| is_common(self.n_vocab, *token)) {
             return None;
         }
         let n_cells = new.len() + drafting.max_tokens;
@@ -225,6 +235,11 @@ impl DraftModel {
             log::warn!("the draft model: {error}");
         }
     }
+}
+
+/// Whether a token is among the first `n_vocab`.
+fn is_common(n_vocab: usize, token: Token) -> bool {
+    usize::try_from(token.0).is_ok_and(|id| id < n_vocab)
 }
 
 impl Drafter for DraftModel {

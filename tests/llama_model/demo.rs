@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use triton_llm::engine::Token;
-use triton_llm::llama::{ChatTemplate, ContextParams, LoadParams, Model, Runner};
-use triton_llm::protocol::{Message, Role};
+use triton_llm::llama::{ChatTemplate, ContextParams, FlashAttention, LoadParams, Model, Runner};
+use triton_llm::protocol::{Message, Role, SamplingParams};
 
 use crate::running::{Request, generate, greedy};
 
@@ -64,6 +64,41 @@ fn the_demo_model_says_what_its_training_said() {
         assert_eq!(alone, [expected.as_str()]);
     }
     assert_eq!(generate(&mut runner, &model, 8, &requests), expected);
+}
+
+/// No bit of a row depends on its neighbours there: a temperature of 3 would show it in most texts.
+#[test]
+fn split_caches_without_flash_attention_give_one_text_for_one_seed() {
+    let model = demo_model();
+    let (requests, _) = known_answers(&model);
+    let short = requests
+        .into_iter()
+        .filter(|(prompt, ..)| prompt.len() < 64);
+    let requests: Vec<Request> = short
+        .zip(1..)
+        .map(|((prompt, ..), seed)| {
+            let params = SamplingParams {
+                seed: Some(seed),
+                temperature: 3.0,
+                ignore_eos: true,
+                ..SamplingParams::default()
+            };
+            (prompt, params, 64)
+        })
+        .collect();
+    let params = ContextParams {
+        n_slots: 8,
+        n_cells: 8 * 256,
+        kv_unified: false,
+        flash_attention: FlashAttention::Off,
+        ..ContextParams::default()
+    };
+    let mut runner = Runner::new(model.clone(), &params).unwrap_or_else(|error| panic!("{error}"));
+    let together = generate(&mut runner, &model, 8, &requests);
+    for (request, text) in requests.iter().zip(&together) {
+        let alone = generate(&mut runner, &model, 1, std::slice::from_ref(request));
+        assert_eq!(alone, [text.as_str()]);
+    }
 }
 
 fn messages(value: &serde_json::Value) -> Vec<Message> {

@@ -56,8 +56,11 @@ impl Story {
     }
 
     fn step(&mut self, expected: &str) {
+        assert_eq!(self.run(), expected);
+    }
+
+    fn run(&mut self) -> String {
         let plan = self.scheduler.schedule(self.now);
-        assert_eq!(show_plan(&plan), expected);
         let out = self.runner.run(&plan);
         for event in self.scheduler.apply(&out, self.now) {
             if let Event::Finished {
@@ -67,6 +70,7 @@ impl Story {
                 self.finished.push((sequence.0, usage));
             }
         }
+        show_plan(&plan)
     }
 
     fn check_cells(&self, n_used: usize, n_cached: usize) {
@@ -98,6 +102,34 @@ fn what_an_ended_sequence_computed_is_shared() {
     assert_eq!((story.cached_tokens(1), story.cached_tokens(2)), (0, 20));
     story.check_cells(0, 28);
     assert!(story.scheduler.is_idle());
+}
+
+/// Who has come back once is kept as long as there are cells, in more chats than slots, too.
+#[test]
+fn chats_that_take_turns_find_what_they_had() {
+    let limits = Limits {
+        n_kept: 6,
+        ..Story::limits(2, 1024, 64, Sharing::Prefix)
+    };
+    let mut story = Story::within(limits);
+    let mut chats: Vec<Vec<Token>> = (1..=4).map(|id| prompt(id, 0, 30)).collect();
+    for turn in 0..6 {
+        for (chat, said) in chats.iter_mut().enumerate() {
+            let id = 10 * turn + chat as u64;
+            let n_before = said.len();
+            if turn > 0 {
+                let new = (0..30).map(|idx| Token(-1000 * id as i32 - idx));
+                said.extend(new);
+            }
+            story.submit(id, said, 1);
+            while !story.scheduler.is_idle() {
+                story.run();
+            }
+            if turn > 0 {
+                assert_eq!(story.cached_tokens(id), n_before as u32, "{turn} {chat}");
+            }
+        }
+    }
 }
 
 /// Most of a tile is dearer than a whole one.
