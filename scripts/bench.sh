@@ -49,7 +49,7 @@ fetch_package() {
   cmp -s "$REQUIREMENTS" "$BENCH/package/requirements.txt" && return 0
   rm -rf "$BENCH/package"
   run_step bench-package.log "Fetching the source of llama-cpp-python (77 MB)" \
-    pip download --no-deps --no-binary llama-cpp-python -d "$BENCH/package" -r "$REQUIREMENTS"
+    pip download --no-deps --no-binary llama-cpp-python -d "$BENCH/package" "$(grep '^llama-cpp-python' "$REQUIREMENTS")"
   cp "$REQUIREMENTS" "$BENCH/package/requirements.txt"
 }
 
@@ -89,7 +89,7 @@ build_programs() {
 install_python_peer() {
   cmp -s "$REQUIREMENTS" "$BENCH/venv/.requirements" && return 0
   run_step bench-python.log "Building llama-cpp-python (some minutes)" \
-    pip install "$(package)"
+    pip install "$(package)" -r "$REQUIREMENTS"
   cp "$REQUIREMENTS" "$BENCH/venv/.requirements"
 }
 

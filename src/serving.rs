@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::config::{self, Device, ModelConfig};
+use crate::config::{self, Device, MAX_TEMPLATE_BYTES, ModelConfig};
 use crate::delivery::Delivery;
 use crate::intake::Intake;
 use crate::llama;
@@ -23,9 +23,6 @@ use crate::triton::{
 };
 
 use start::EnginePlan;
-
-/// Bytes of a chat template's file.
-const MAX_TEMPLATE_BYTES: u64 = 1024 * 1024;
 
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]

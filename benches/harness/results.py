@@ -33,7 +33,7 @@ def versions():
     crate = re.search(r'name = "llama-cpp-sys-2"\nversion = "(.*)"', lock)[1]
     cmake = (BENCH / "llama.cpp" / "CMakeLists.txt").read_text()
     parts = [re.search(rf"LLAMA_VERSION_{part} (\d+)", cmake)[1] for part in ("MAJOR", "MINOR", "PATCH")]
-    package = (ROOT / "benches" / "peers" / "requirements.txt").read_text().strip()
+    package, *_ = (ROOT / "benches" / "peers" / "requirements.txt").read_text().splitlines()
     return f"llama.cpp {'.'.join(parts)} of llama-cpp-sys-2 {crate}; {package}"
 
 

@@ -15,7 +15,8 @@ N_TOKENS = 700
 
 def tell(settings, n_clients, **parameters):
     n_tokens = settings.sizes.answer_tokens if settings.quick else N_TOKENS
-    sessions = [workloads.session(workloads.turn(STORY, n_tokens)) for _ in range(n_clients * 8)]
+    n_sessions = max(8, 2 * n_clients)
+    sessions = [workloads.session(workloads.turn(STORY, n_tokens)) for _ in range(n_sessions)]
     with ours(DEMO, n_parallel=n_clients, **parameters) as endpoint:
         return drive(warmed_up(endpoint), workloads.workload(sessions, n_clients)).whole()
 

@@ -24,6 +24,9 @@ use raw::RawConfig;
 /// Slots over all instances of a model: llama.cpp's limit on sequences in one context.
 pub const MAX_SLOTS: usize = 256;
 
+/// Bytes of a chat template, in the configuration or in a file.
+pub const MAX_TEMPLATE_BYTES: usize = 1024 * 1024;
+
 /// A model configuration that has been checked as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {

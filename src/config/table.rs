@@ -5,13 +5,11 @@
 
 use crate::protocol::table::{Kind, Limit, Parameter, Table};
 
-use super::MAX_SLOTS;
 use super::parameters::{CacheType, FlashAttn, Parameters, SpeculativeMethod};
+use super::{MAX_SLOTS, MAX_TEMPLATE_BYTES};
 
 /// Bytes of a path.
 const MAX_PATH_BYTES: usize = 4096;
-/// Bytes of a chat template.
-const MAX_TEMPLATE_BYTES: usize = 1024 * 1024;
 
 /// Parameters while they are read: what a setter cannot check alone waits here.
 #[derive(Default)]

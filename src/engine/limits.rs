@@ -27,7 +27,7 @@ pub struct Limits {
     pub n_tile_rows: usize,
     /// Tokens of one draft; 0 drafts nothing.
     pub max_draft: usize,
-    /// Rows of one step that may be those of drafts.
+    /// Rows that drafts fill a step up to, those of all decoding sequences counted.
     pub n_draft_rows: usize,
     /// Sequences that may wait while all slots are taken.
     pub max_queue: usize,

@@ -11,8 +11,8 @@
 //!    cache has of a sequence's tokens is shared; for the others cells are reserved.
 //! 3. A sequence whose beginning an older one is still computing waits until it can be shared, and
 //!    may be overtaken meanwhile.
-//! 4. Drafts get cells that are free then, and half of the rows that are left at most, oldest first:
-//!    nobody loses a cell, or waits for one, for a guess.
+//! 4. Drafts get cells that are free then, oldest first: nobody loses a cell, or waits for one, for a
+//!    guess. Half of the rows stay for prompts, and a step with many rows anyway takes no drafts.
 //! 5. What is left of `n_batch` goes to prompts, as far as the step then keeps to its time: half of it
 //!    to the oldest, so that it comes to its end, the rest to those with the least to do, so that
 //!    short prompts do not wait for long ones.
@@ -294,7 +294,8 @@ impl Scheduler {
     fn plan_decode(&mut self, decoding: &[SequenceId], plan: &mut PlanBuilder) {
         let mut drafts = std::mem::take(&mut self.drafts);
         let n_rows_left = plan.n_rows_left() - decoding.len();
-        let mut n_draft_rows = self.limits.n_draft_rows.min(n_rows_left / 2);
+        let n_draft_rows = self.limits.n_draft_rows.saturating_sub(decoding.len());
+        let mut n_draft_rows = n_draft_rows.min(n_rows_left / 2);
         for id in decoding {
             let sequence = known(&mut self.sequences, *id);
             plan.add(sequence, 1, &self.step_time);

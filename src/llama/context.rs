@@ -37,7 +37,7 @@ pub struct ContextParams {
     pub n_cells: usize,
     /// Whether all slots share the cells; else each has an equal part.
     pub kv_unified: bool,
-    /// Rows of a plan that may be those of drafts.
+    /// Rows with an output that a plan may have on top of one for each slot: those of drafts.
     pub n_draft_rows: usize,
     /// Rows of a plan at most.
     pub n_batch: usize,

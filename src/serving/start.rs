@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{LoadError, MAX_TEMPLATE_BYTES};
-use crate::config::{self, Device, ModelConfig, Parameters, SpeculativeMethod};
+use super::LoadError;
+use crate::config::{self, Device, MAX_TEMPLATE_BYTES, ModelConfig, Parameters, SpeculativeMethod};
 use crate::delivery::Delivery;
 use crate::engine::{Drafter, Limits, PromptLookup, Sharing};
 use crate::intake::{Intake, Reading};
@@ -21,9 +21,9 @@ const N_CTX_STEP: u32 = 256;
 /// Numbers of a head from which the fused attention kernel of CPUs is the faster one.
 const MIN_FUSED_HEAD: u32 = 64;
 
-/// Rows of drafts in one step: with more, a CPU computes no faster than row by row, and llama.cpp
-/// keeps a row of logits for each.
-const MAX_DRAFT_ROWS: usize = 32;
+/// Rows that drafts fill a step up to. On CPUs, more rows take as much longer as they are more, and so
+/// a wrong guess costs what a right one saves: see docs/performance.md.
+const DRAFTED_ROWS: usize = 16;
 
 /// What an engine is started from.
 pub(super) struct EnginePlan<'a> {
@@ -76,7 +76,10 @@ impl EnginePlan<'_> {
         };
         let limits = Limits {
             n_slots: self.n_slots,
-            n_kept: runner.n_kept(),
+            n_kept: match sharing {
+                Sharing::None => 0,
+                _ => runner.n_kept(),
+            },
             n_cells: runner.n_cells(),
             sharing,
             n_ctx: n_ctx as usize,
@@ -247,7 +250,7 @@ fn read_template(path: &Path) -> Result<String, LoadError> {
     if !metadata.is_file() {
         return Err(unreadable(std::io::Error::other("it is no regular file")));
     }
-    if metadata.len() > MAX_TEMPLATE_BYTES {
+    if metadata.len() > MAX_TEMPLATE_BYTES as u64 {
         return Err(LoadError::TemplateTooLong {
             path: path.to_owned(),
             n_bytes: metadata.len(),
@@ -298,9 +301,10 @@ fn context_params(
 ) -> ContextParams {
     ContextParams {
         n_slots,
-        n_draft_rows: MAX_DRAFT_ROWS
-            .max(max_draft(parameters))
-            .min(max_draft(parameters) * n_slots),
+        n_draft_rows: match max_draft(parameters) {
+            0 => 0,
+            max_draft => DRAFTED_ROWS.max(1 + max_draft),
+        },
         n_cells: n_cells as usize,
         kv_unified: parameters.kv_unified,
         n_batch: parameters.n_batch as usize,

@@ -53,17 +53,25 @@ pub fn known_answers(model: &Model) -> (Vec<Request>, Vec<String>) {
 fn the_demo_model_says_what_its_training_said() {
     let model = demo_model();
     let (requests, expected) = known_answers(&model);
-    let params = ContextParams {
-        n_slots: 8,
-        n_cells: 8192,
-        ..ContextParams::default()
-    };
-    let mut runner = Runner::new(model.clone(), &params).unwrap_or_else(|error| panic!("{error}"));
-    for (request, expected) in requests.iter().zip(&expected) {
-        let alone = generate(&mut runner, &model, 1, std::slice::from_ref(request));
-        assert_eq!(alone, [expected.as_str()]);
+    // As small models run on CPUs, and as those with large heads do.
+    for (flash_attention, decode_apart) in
+        [(FlashAttention::Off, false), (FlashAttention::On, true)]
+    {
+        let params = ContextParams {
+            n_slots: 8,
+            n_cells: 8192,
+            flash_attention,
+            decode_apart,
+            ..ContextParams::default()
+        };
+        let runner = Runner::new(model.clone(), &params);
+        let mut runner = runner.unwrap_or_else(|error| panic!("{error}"));
+        for (request, expected) in requests.iter().zip(&expected) {
+            let alone = generate(&mut runner, &model, 1, std::slice::from_ref(request));
+            assert_eq!(alone, [expected.as_str()]);
+        }
+        assert_eq!(generate(&mut runner, &model, 8, &requests), expected);
     }
-    assert_eq!(generate(&mut runner, &model, 8, &requests), expected);
 }
 
 /// No bit of a row depends on its neighbours there: a temperature of 3 would show it in most texts.

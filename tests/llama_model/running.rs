@@ -15,8 +15,8 @@ use triton_llm::protocol::SamplingParams;
 
 use crate::writer::{Folder, tiny_model};
 
-/// Rows of drafts that a step may have in these tests.
-pub const N_DRAFT_ROWS: usize = 16;
+/// Rows that drafts fill a step up to in these tests.
+pub const N_DRAFT_ROWS: usize = 24;
 
 /// The tiny model, loaded once.
 pub fn model() -> Arc<Model> {

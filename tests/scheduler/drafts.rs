@@ -107,11 +107,12 @@ fn a_draft_is_no_longer_than_what_is_left_to_say() {
 #[test]
 fn the_oldest_drafts_first_and_nobody_loses_a_cell_for_a_guess() {
     for (n_cells, n_draft_rows, expected) in [
-        (64, 8, "1@0:3-7* 2@1:3-7*"),
-        (64, 5, "1@0:3-7* 2@1:3-4*"),
+        (64, 10, "1@0:3-7* 2@1:3-7*"),
+        (64, 7, "1@0:3-7* 2@1:3-4*"),
+        (64, 2, "1@0:3* 2@1:3*"),
         (64, 0, "1@0:3* 2@1:3*"),
-        (11, 8, "1@0:3-6* 2@1:3*"),
-        (8, 8, "1@0:3* 2@1:3*"),
+        (11, 10, "1@0:3-6* 2@1:3*"),
+        (8, 10, "1@0:3* 2@1:3*"),
     ] {
         let mut play = Play::new(n_cells, n_draft_rows);
         play.submit(1, 20);
