@@ -519,8 +519,8 @@ fn instances_are_counted_and_placed() {
         count,
         gpus: gpus.to_vec(),
     };
-    let no_gpu = "instance_group asks for KIND_GPU but this build has no CUDA, or this machine no \
-                  GPU: use KIND_CPU or KIND_AUTO";
+    let no_gpu = "instance_group asks for KIND_GPU, or for KIND_AUTO on a server that sees a GPU, but \
+                  this build has no CUDA, or this machine no GPU: use KIND_CPU";
     // groups, instances in all, placement without and with a GPU
     let cases = [
         (vec![], 1, Ok(vec![(Cpu, 1)]), vec![(Gpu(0), 1)]),

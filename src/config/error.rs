@@ -115,8 +115,8 @@ pub enum ConfigError {
     )]
     QuantizedWithoutFlash { cache_type: &'static str },
     #[error(
-        "instance_group asks for KIND_GPU but this build has no CUDA, or this machine no GPU: use \
-         KIND_CPU or KIND_AUTO"
+        "instance_group asks for KIND_GPU, or for KIND_AUTO on a server that sees a GPU, but this build \
+         has no CUDA, or this machine no GPU: use KIND_CPU"
     )]
     NoGpu,
 }

@@ -7,8 +7,8 @@ use super::ids::{SequenceId, Token};
 
 /// What the scheduler may use.
 ///
-/// [`Scheduler::new`](super::Scheduler::new) raises zeros to 1, and lowers `n_ctx` to `n_cells` and `n_slots` to `n_batch`:
-/// more could never run.
+/// [`Scheduler::new`](super::Scheduler::new) raises zeros to 1, and lowers `n_ctx` to `n_cells` and
+/// `n_slots` to `n_batch`: more could never run.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Sequences that run at the same time.

@@ -141,14 +141,16 @@ impl Scheduler {
         is_known
     }
 
-    /// The sequences for which a draft would be of use in the next step, oldest first.
+    /// The sequences for which a draft would be of use in the next step, oldest first: none where the
+    /// step has too many rows for drafts.
     pub fn drafting(&self) -> impl Iterator<Item = Drafting<'_>> {
         let running = self.running.iter().map(|id| &self.sequences[id]);
         let decoding = running.filter(|sequence| sequence.is_ready_to_decode());
-        let drafting = decoding.map(|sequence| Drafting {
+        let n_rows_left = self.n_draft_rows(decoding.clone().count());
+        let drafting = decoding.map(move |sequence| Drafting {
             sequence: sequence.id,
             tokens: sequence.tokens(),
-            max_tokens: sequence.max_draft(self.limits.n_ctx),
+            max_tokens: sequence.max_draft(self.limits.n_ctx).min(n_rows_left),
         });
         drafting.filter(|drafting| drafting.max_tokens > 0)
     }
@@ -294,8 +296,7 @@ impl Scheduler {
     fn plan_decode(&mut self, decoding: &[SequenceId], plan: &mut PlanBuilder) {
         let mut drafts = std::mem::take(&mut self.drafts);
         let n_rows_left = plan.n_rows_left() - decoding.len();
-        let n_draft_rows = self.limits.n_draft_rows.saturating_sub(decoding.len());
-        let mut n_draft_rows = n_draft_rows.min(n_rows_left / 2);
+        let mut n_draft_rows = self.n_draft_rows(decoding.len()).min(n_rows_left / 2);
         for id in decoding {
             let sequence = known(&mut self.sequences, *id);
             plan.add(sequence, 1, &self.step_time);
@@ -308,6 +309,11 @@ impl Scheduler {
             n_draft_rows -= draft.len();
             plan.add_draft(sequence, draft, &self.step_time);
         }
+    }
+
+    /// Rows that drafts may have in a step with so many sequences that decode.
+    fn n_draft_rows(&self, n_decoding: usize) -> usize {
+        self.limits.n_draft_rows.saturating_sub(n_decoding)
     }
 
     /// Gives slots to waiting sequences, in order of arrival, until something is short.

@@ -24,7 +24,8 @@ const MAX_SURPRISE: f64 = 2.0;
 /// Rows of the first step, whose time nobody knows.
 const FIRST_ROWS: f64 = 32.0;
 
-/// How much larger than all before it a step may be, if not by a tile: what many rows take is not known from a few.
+/// How much larger than all before it a step may be, if not by a tile: what many rows take is not
+/// known from a few.
 const MAX_GROWTH: f64 = 1.5;
 
 /// How much more it costs to look back from a row that is not computed in a tile. With the fused

@@ -29,9 +29,6 @@ const SINGLE_SEQUENCE: &str = "deepseek4";
 
 const NO_SUCH_SLOT: &str = "there is no such slot";
 const TOO_FEW_TOKENS: &str = "the slot holds fewer tokens";
-/// A row's place among those decoded at once, its logits, and the token guessed to come after it.
-type Output<'a> = (usize, &'a [f32], Option<Token>);
-
 const UNCUT: &str = "the memory of this model cannot be cut there";
 
 /// Why a plan did not run; what its rows' slots hold is lost, and they must be emptied.
@@ -82,6 +79,9 @@ enum Held {
     /// Nobody knows, since a step failed.
     Lost,
 }
+
+/// A row's place among those decoded at once, its logits, and the token guessed to come after it.
+type Output<'a> = (usize, &'a [f32], Option<Token>);
 
 /// One sequence's part in sampling a step: its output rows, and what came of each.
 struct SamplingJob<'a> {

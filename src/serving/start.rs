@@ -175,17 +175,13 @@ impl EnginePlan<'_> {
     ) -> Result<u32, LoadError> {
         let parameters = &self.config.parameters;
         let file = weights.file();
-        let mut cell_bytes = file.kv_bytes_per_cell(
-            cache_type(parameters.cache_type_k),
-            cache_type(parameters.cache_type_v),
-        );
-        if let Some(draft_weights) = draft_weights {
-            let types = (
-                cache_type(parameters.cache_type_k),
-                cache_type(parameters.cache_type_v),
-            );
-            cell_bytes += draft_weights.file().kv_bytes_per_cell(types.0, types.1);
-        }
+        let type_k = cache_type(parameters.cache_type_k);
+        let type_v = cache_type(parameters.cache_type_v);
+        let files = draft_weights.map(llama::Model::file).into_iter();
+        let files = files.chain([file]);
+        let mut cell_bytes: u64 = files
+            .map(|file| file.kv_bytes_per_cell(type_k, type_v))
+            .sum();
         let n_parts = self.n_parts();
         if flash_attention(parameters, device, file) == FlashAttention::Off {
             // A step computes the scores of one part's cells.

@@ -118,6 +118,8 @@ fn the_oldest_drafts_first_and_nobody_loses_a_cell_for_a_guess() {
         play.submit(1, 20);
         play.submit(2, 20);
         play.step(&[], "1@0:0-2* 2@1:0-2*", "1! 2! 1+x 2+x");
+        // Nobody is asked where there are rows enough without drafts.
+        assert_eq!(play.drafting().is_empty(), n_draft_rows <= 2);
         let drafts = [1, 2].map(|id| Draft {
             sequence: SequenceId(id),
             tokens: [4, 5, 6, 7].map(Token).to_vec(),
