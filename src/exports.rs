@@ -12,7 +12,7 @@ use crate::serving;
 use crate::triton::{
     Backend, Instance, Model, Request, TRITONBACKEND_Backend, TRITONBACKEND_BackendAttribute,
     TRITONBACKEND_Model, TRITONBACKEND_ModelInstance, TRITONBACKEND_Request, TRITONSERVER_Error,
-    guard, prefer_cpu_instances,
+    guard, prefer_instances,
 };
 
 /// Defines exports: a name, Triton's arguments and a body that is guarded.
@@ -29,7 +29,7 @@ macro_rules! export {
 export! {
     TRITONBACKEND_Initialize(backend: *mut TRITONBACKEND_Backend) => serving::initialize(Backend::from_raw(backend)?);
     TRITONBACKEND_Finalize(backend: *mut TRITONBACKEND_Backend) => serving::finalize(Backend::from_raw(backend)?);
-    TRITONBACKEND_GetBackendAttribute(_backend: *mut TRITONBACKEND_Backend, attributes: *mut TRITONBACKEND_BackendAttribute) => prefer_cpu_instances(attributes);
+    TRITONBACKEND_GetBackendAttribute(_backend: *mut TRITONBACKEND_Backend, attributes: *mut TRITONBACKEND_BackendAttribute) => prefer_instances(attributes, serving::prefers_gpus());
     TRITONBACKEND_ModelInitialize(model: *mut TRITONBACKEND_Model) => serving::load(Model::from_raw(model)?);
     TRITONBACKEND_ModelFinalize(model: *mut TRITONBACKEND_Model) => serving::unload(Model::from_raw(model)?);
     TRITONBACKEND_ModelInstanceInitialize(instance: *mut TRITONBACKEND_ModelInstance) => serving::attach(Instance::from_raw(instance)?);

@@ -5,6 +5,7 @@
 
 pub mod config;
 mod delivery;
+mod devices;
 pub mod engine;
 mod exports;
 mod intake;

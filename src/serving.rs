@@ -3,17 +3,20 @@
 //! Called by the exports, on Triton's threads. Reads the configuration and the
 //! files it names, starts one engine per device, and hands requests to it.
 
+mod demand;
+mod fit;
 mod start;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::config::{self, Device, MAX_TEMPLATE_BYTES, ModelConfig};
+use crate::config::{self, MAX_TEMPLATE_BYTES, ModelConfig, Place};
 use crate::delivery::Delivery;
+use crate::devices;
 use crate::intake::Intake;
 use crate::llama;
 use crate::protocol::RequestError;
@@ -67,6 +70,8 @@ enum LoadError {
          this model has learned"
     )]
     Positions { n_ctx: u32, max_positions: u32 },
+    #[error(transparent)]
+    Fit(#[from] fit::Short),
     #[error(
         "n_ctx = {n_ctx} tokens of KV cache and attention need {needed} bytes: {available} bytes of memory are available"
     )]
@@ -87,7 +92,7 @@ impl From<LoadError> for Error {
             }
             LoadError::Context(llama::ContextError::OutOfRange { .. }) => Code::InvalidArg,
             LoadError::Context(_) => Code::Internal,
-            LoadError::KvCache { .. } => Code::Unavailable,
+            LoadError::KvCache { .. } | LoadError::Fit(_) => Code::Unavailable,
             _ => Code::InvalidArg,
         };
         Error::new(code, error.to_string())
@@ -116,10 +121,15 @@ pub(crate) fn finalize(backend: Backend) -> Result<(), Error> {
     backend.drop_state()
 }
 
+/// Whether instances belong on GPUs where a configuration does not say.
+pub(crate) fn prefers_gpus() -> bool {
+    llama::has_gpu()
+}
+
 /// A loaded model: the state that hangs on Triton's.
 struct ServedModel {
     name: String,
-    engines: HashMap<Device, Intake>,
+    engines: HashMap<Place, Intake>,
     /// Instances that the slots were counted for.
     n_instances: usize,
     n_attached: AtomicUsize,
@@ -207,22 +217,28 @@ impl ServedModel {
     fn load(model: triton::Model) -> Result<Self, LoadError> {
         let delivery = model.backend()?.state::<Delivery>()?;
         let config = read_config(model)?;
-        let placements = config::placement(&config.instance_groups, llama::has_gpu())?;
         let folder = model.version_folder()?;
         let path = find_model_file(&folder, config.parameters.model_path.as_deref())?;
         let mut engines = HashMap::new();
-        for placement in placements {
-            let n_slots = config.parameters.n_parallel as usize * placement.n_instances;
+        let mut memory = BTreeMap::new();
+        for placement in config::placement(&config, usable_gpus().as_deref())? {
             let plan = EnginePlan {
                 config: &config,
                 folder: &folder,
                 path: &path,
-                n_slots,
+                placement: &placement,
             };
             let is_serving = Box::new(model.serving_probe()?);
-            engines.insert(
-                placement.device,
-                plan.start(placement.device, is_serving, &delivery)?,
+            let engine = plan.start(is_serving, &delivery)?;
+            for (gpu, n_bytes) in engine.memory {
+                *memory.entry(gpu).or_default() += n_bytes;
+            }
+            engines.insert(placement.place, engine.intake);
+        }
+        if let Err(error) = model.report_memory(&memory) {
+            log::warn!(
+                "model '{}': its memory is not reported: {error}",
+                config.name
             );
         }
         Ok(Self {
@@ -235,17 +251,30 @@ impl ServedModel {
     }
 
     fn engine(&self, kind: InstanceKind) -> Result<&Intake, Error> {
-        let mut engines = self.engines.iter();
         let engine = match kind {
-            InstanceKind::Cpu => engines.find(|(device, _)| **device == Device::Cpu),
-            InstanceKind::Gpu | InstanceKind::Model => engines.next(),
+            InstanceKind::Cpu => self.engines.get(&Place::Cpu),
+            InstanceKind::Gpu(index) => self.engines.get(&Place::Gpu(index)),
+            // Where there is no GPU to choose, the CPU is left.
+            InstanceKind::Model => {
+                let chosen = self.engines.get(&Place::Model);
+                chosen.or_else(|| self.engines.get(&Place::Cpu))
+            }
         };
-        engine.map(|(_, engine)| engine).ok_or_else(|| {
+        engine.ok_or_else(|| {
             Error::new(
                 Code::Internal,
                 format!("no engine for an instance of kind {kind:?}"),
             )
         })
+    }
+}
+
+/// The GPUs that both CUDA and llama.cpp find; `None` in a build without CUDA.
+fn usable_gpus() -> Option<Vec<config::Gpu>> {
+    let gpus = devices::gpus()?;
+    match llama::has_gpu() {
+        true => Some(gpus),
+        false => Some(Vec::new()),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use triton_llm::config::{
-    CacheType, Device, FlashAttn, InstanceGroup, InstanceKind, ModelConfig, Parameters,
-    SpeculativeMethod, autocomplete, parse, placement,
+    CacheType, FlashAttn, Gpu, GpuLayers, InstanceGroup, InstanceKind, ModelConfig, Parameters,
+    Place, SpeculativeMethod, SplitMode, autocomplete, parse, placement,
 };
 
 /// A tensor as Triton prints a declared one.
@@ -257,11 +257,6 @@ fn bad_fields_are_named() {
             json!(257),
             "instance_group[0] asks for KIND_CPU with count = 257: count must be at most 256",
         ),
-        (
-            "/instance_group/0/count",
-            json!(17),
-            "config parameter 'n_parallel' = 16: with 17 instances that is 272 slots, must be at most 256",
-        ),
     ];
     for (path, value, expected) in cases {
         let mut config = seed();
@@ -339,7 +334,7 @@ fn parameters_are_read() {
         n_ubatch: 256,
         n_threads: 2,
         n_threads_batch: 8,
-        n_gpu_layers: Some(20),
+        n_gpu_layers: GpuLayers::Count(20),
         cache_type_k: CacheType::Q8_0,
         cache_type_v: CacheType::Iq4Nl,
         flash_attn: FlashAttn::On,
@@ -362,11 +357,58 @@ fn parameters_are_read() {
         let read = parameters(&[("cache_type_k", name)]).expect("is a cache type");
         assert_eq!(read.cache_type_k.as_str(), name);
     }
-    let read = parameters(&[("n_gpu_layers", "-1"), ("chat_template_file", "t.jinja")]);
-    let read = read.expect("are in range");
+    let read = parameters(&[("chat_template_file", "t.jinja")]).expect("is a path");
+    assert_eq!(read.chat_template_file.as_deref(), Some("t.jinja"));
+    for (written, expected) in [
+        ("auto", GpuLayers::Auto),
+        ("-1", GpuLayers::Auto),
+        ("all", GpuLayers::All),
+        ("-2", GpuLayers::All),
+        ("0", GpuLayers::Count(0)),
+    ] {
+        let read = parameters(&[("gpu_layers", written)]);
+        assert_eq!(
+            read.map(|read| read.n_gpu_layers),
+            Ok(expected),
+            "{written}"
+        );
+    }
+    for (written, expected) in [
+        ("3,1", &[3.0, 1.0][..]),
+        ("0/ .5", &[0.0, 0.5]),
+        ("1", &[1.0]),
+    ] {
+        let read = parameters(&[("tensor_split", written)]);
+        assert_eq!(
+            read.map(|read| read.tensor_split),
+            Ok(expected.to_vec()),
+            "{written}"
+        );
+    }
+    for (written, expected) in [("none", &[][..]), ("CUDA1,CUDA0", &["CUDA1", "CUDA0"])] {
+        let read = parameters(&[("device", written)]).map(|read| read.devices);
+        let expected: Vec<String> = expected.iter().map(|&name| name.to_owned()).collect();
+        assert_eq!(read, Ok(Some(expected)), "{written}");
+    }
+    let read = parameters(&[
+        (
+            "override_tensor",
+            r"ffn_.*=CPU,^blk\.(1|2)\.attn_[qk]{1}=CUDA0",
+        ),
+        ("n_cpu_moe", "1"),
+    ]);
+    let overrides = read.expect("are patterns").overrides();
+    let overrides: Vec<_> = overrides
+        .iter()
+        .map(|o| (o.pattern.as_str(), o.buffer.as_str()))
+        .collect();
     assert_eq!(
-        (read.n_gpu_layers, read.chat_template_file.as_deref()),
-        (None, Some("t.jinja"))
+        overrides,
+        [
+            ("ffn_.*", "CPU"),
+            (r"^blk\.(1|2)\.attn_[qk]{1}", "CUDA0"),
+            (r"blk\.0\.ffn_(up|down|gate|gate_up)_(ch|)exps", "CPU"),
+        ]
     );
     for (given, min, max) in [
         (None, 2, 5),
@@ -388,49 +430,196 @@ fn parameters_are_read() {
 #[test]
 fn bad_parameters_are_named() {
     let caches = "must be one of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1";
+    let layers = "must be between 0 and 65536, or auto (-1) or all (-2)";
+    let ratios = "must be at most 16 numbers from 0, not all of them 0, separated by commas";
+    let overrides = "must be <tensor name pattern>=<buffer type>, several separated by commas";
+    let many = ["1"; 17].join(",");
     let long = "p".repeat(4097);
     let cases = [
-        ("model_path", "", "\"\": must be text of 1 to 4096 bytes".to_owned()),
-        ("model_path", &long, "a text of 4097 bytes: must be text of 1 to 4096 bytes".to_owned()),
-        ("n_ctx", "-1", "\"-1\": must be between 0 and 16777216".to_owned()),
-        ("n_ctx", "16777217", "\"16777217\": must be between 0 and 16777216".to_owned()),
+        (
+            "model_path",
+            "",
+            "\"\": must be text of 1 to 4096 bytes".to_owned(),
+        ),
+        (
+            "model_path",
+            &long,
+            "a text of 4097 bytes: must be text of 1 to 4096 bytes".to_owned(),
+        ),
+        (
+            "n_ctx",
+            "-1",
+            "\"-1\": must be between 0 and 16777216".to_owned(),
+        ),
+        (
+            "n_ctx",
+            "16777217",
+            "\"16777217\": must be between 0 and 16777216".to_owned(),
+        ),
         (
             "n_ctx",
             "1",
-            "1: must be 0 (automatic) or at least 2, room for a prompt of one token and its answer".to_owned(),
+            "1: must be 0 (automatic) or at least 2, room for a prompt of one token and its answer"
+                .to_owned(),
         ),
-        ("n_ctx", "4k", "\"4k\": must be a whole number between 0 and 16777216".to_owned()),
-        ("n_parallel", "0", "\"0\": must be between 1 and 256".to_owned()),
-        ("n_parallel", "257", "\"257\": must be between 1 and 256".to_owned()),
-        ("n_batch", "0", "\"0\": must be between 1 and 65536".to_owned()),
-        ("n_batch", "65537", "\"65537\": must be between 1 and 65536".to_owned()),
+        (
+            "n_ctx",
+            "4k",
+            "\"4k\": must be a whole number between 0 and 16777216".to_owned(),
+        ),
+        (
+            "n_parallel",
+            "-1",
+            "\"-1\": must be between 0 and 256".to_owned(),
+        ),
+        (
+            "n_parallel",
+            "257",
+            "\"257\": must be between 0 and 256".to_owned(),
+        ),
         (
             "n_batch",
-            "15",
-            "15: must be at least 16, one token for each of the slots (n_parallel = 16 x 1 instances)".to_owned(),
+            "0",
+            "\"0\": must be between 1 and 65536".to_owned(),
         ),
-        ("n_ubatch", "0", "\"0\": must be between 1 and 65536".to_owned()),
-        ("n_ubatch", "513", "513: must be at most 'n_batch' = 512".to_owned()),
-        ("n_threads", "513", "\"513\": must be between 0 and 512".to_owned()),
-        ("n_threads_batch", "-1", "\"-1\": must be between 0 and 512".to_owned()),
-        ("n_gpu_layers", "-2", "\"-2\": must be between 0 and 65536, or -1 (all)".to_owned()),
+        (
+            "n_batch",
+            "65537",
+            "\"65537\": must be between 1 and 65536".to_owned(),
+        ),
+        (
+            "n_ubatch",
+            "0",
+            "\"0\": must be between 1 and 65536".to_owned(),
+        ),
+        (
+            "n_ubatch",
+            "513",
+            "513: must be at most 'n_batch' = 512".to_owned(),
+        ),
+        (
+            "n_threads",
+            "513",
+            "\"513\": must be between 0 and 512".to_owned(),
+        ),
+        (
+            "n_threads_batch",
+            "-1",
+            "\"-1\": must be between 0 and 512".to_owned(),
+        ),
+        ("n_gpu_layers", "-3", format!("\"-3\": {layers}")),
+        ("n_gpu_layers", "65537", format!("\"65537\": {layers}")),
+        ("n_gpu_layers", "some", format!("\"some\": {layers}")),
+        (
+            "n_cpu_moe",
+            "-1",
+            "\"-1\": must be between 0 and 65536".to_owned(),
+        ),
+        (
+            "split_mode",
+            "tensor",
+            "\"tensor\": must be one of none, layer, row".to_owned(),
+        ),
+        (
+            "main_gpu",
+            "16",
+            "\"16\": must be between 0 and 15".to_owned(),
+        ),
+        (
+            "fit_margin_mib",
+            "-1",
+            "\"-1\": must be between 0 and 1048576".to_owned(),
+        ),
+        (
+            "devices",
+            "CUDA0,CUDA0",
+            "\"CUDA0,CUDA0\": must be names of devices, each once".to_owned(),
+        ),
+        ("tensor_split", "3,x", format!("\"3,x\": {ratios}")),
+        ("tensor_split", "3,-1", format!("\"3,-1\": {ratios}")),
+        ("tensor_split", "NaN,1", format!("\"NaN,1\": {ratios}")),
+        ("tensor_split", "inf", format!("\"inf\": {ratios}")),
+        (
+            "tensor_split",
+            "3e38,3e38",
+            format!("\"3e38,3e38\": {ratios}"),
+        ),
+        ("tensor_split", "0,0", format!("\"0,0\": {ratios}")),
+        ("tensor_split", "1,", format!("\"1,\": {ratios}")),
+        ("tensor_split", &many, format!("\"{many}\": {ratios}")),
+        ("override_tensor", "ffn", format!("\"ffn\": {overrides}")),
+        ("override_tensor", "a=CPU,", format!("\"\": {overrides}")),
+        ("override_tensor", "=CPU", format!("\"=CPU\": {overrides}")),
+        ("override_tensor", "a=", format!("\"a=\": {overrides}")),
         ("cache_type_k", "q4_k", format!("\"q4_k\": {caches}")),
         ("cache_type_v", "", format!("\"\": {caches}")),
-        ("flash_attn", "yes", "\"yes\": must be one of auto, on, off".to_owned()),
+        (
+            "flash_attn",
+            "yes",
+            "\"yes\": must be one of auto, on, off".to_owned(),
+        ),
         ("use_mmap", "on", "\"on\": must be true or false".to_owned()),
         ("use_mlock", "", "\"\": must be true or false".to_owned()),
-        ("speculative_method", "eagle", "\"eagle\": must be one of none, ngram, draft_model".to_owned()),
-        ("num_speculative_tokens", "0", "\"0\": must be between 1 and 64".to_owned()),
-        ("num_speculative_tokens", "65", "\"65\": must be between 1 and 64".to_owned()),
-        ("prompt_lookup_max", "65", "\"65\": must be between 1 and 64".to_owned()),
-        ("prompt_lookup_min", "0", "\"0\": must be between 1 and 64".to_owned()),
-        ("speculative_model", "", "\"\": must be text of 1 to 4096 bytes".to_owned()),
-        ("chat_template", "", "\"\": must be text of 1 to 1048576 bytes".to_owned()),
-        ("chat_template_file", "", "\"\": must be text of 1 to 4096 bytes".to_owned()),
-        ("max_queue_size", "65537", "\"65537\": must be between 0 and 65536".to_owned()),
-        ("max_prompt_bytes", "0", "\"0\": must be between 1 and 268435456".to_owned()),
-        ("strict_parameters", "2", "\"2\": must be true or false".to_owned()),
-        ("sampling_parameters", "", "\"\": must be text of 1 to 65536 bytes".to_owned()),
+        (
+            "speculative_method",
+            "eagle",
+            "\"eagle\": must be one of none, ngram, draft_model".to_owned(),
+        ),
+        (
+            "num_speculative_tokens",
+            "0",
+            "\"0\": must be between 1 and 64".to_owned(),
+        ),
+        (
+            "num_speculative_tokens",
+            "65",
+            "\"65\": must be between 1 and 64".to_owned(),
+        ),
+        (
+            "prompt_lookup_max",
+            "65",
+            "\"65\": must be between 1 and 64".to_owned(),
+        ),
+        (
+            "prompt_lookup_min",
+            "0",
+            "\"0\": must be between 1 and 64".to_owned(),
+        ),
+        (
+            "speculative_model",
+            "",
+            "\"\": must be text of 1 to 4096 bytes".to_owned(),
+        ),
+        (
+            "chat_template",
+            "",
+            "\"\": must be text of 1 to 1048576 bytes".to_owned(),
+        ),
+        (
+            "chat_template_file",
+            "",
+            "\"\": must be text of 1 to 4096 bytes".to_owned(),
+        ),
+        (
+            "max_queue_size",
+            "65537",
+            "\"65537\": must be between 0 and 65536".to_owned(),
+        ),
+        (
+            "max_prompt_bytes",
+            "0",
+            "\"0\": must be between 1 and 268435456".to_owned(),
+        ),
+        (
+            "strict_parameters",
+            "2",
+            "\"2\": must be true or false".to_owned(),
+        ),
+        (
+            "sampling_parameters",
+            "",
+            "\"\": must be text of 1 to 65536 bytes".to_owned(),
+        ),
     ];
     for (name, value, expected) in cases {
         let expected = format!("config parameter '{name}' = {expected}");
@@ -448,7 +637,8 @@ fn bad_combinations_and_names_are_named() {
         (
             &[("context", "1")],
             "unknown config parameter 'context': known are model_path, n_ctx, \
-          n_parallel, n_batch, n_ubatch, n_threads, n_threads_batch, n_gpu_layers, cache_type_k, \
+          n_parallel, n_batch, n_ubatch, n_threads, n_threads_batch, n_gpu_layers, n_cpu_moe, \
+          override_tensor, devices, split_mode, tensor_split, main_gpu, fit_margin_mib, cache_type_k, \
           cache_type_v, flash_attn, kv_unified, enable_prefix_caching, target_itl_ms, speculative_method, \
           num_speculative_tokens, prompt_lookup_max, prompt_lookup_min, speculative_model, use_mmap, use_mlock, chat_template, chat_template_file, \
           max_queue_size, max_prompt_bytes, sampling_parameters, strict_parameters",
@@ -511,86 +701,375 @@ fn bad_combinations_and_names_are_named() {
 }
 
 #[test]
-fn instances_are_counted_and_placed() {
-    use Device::{Cpu, Gpu};
-    use InstanceKind as Kind;
-    let group = |kind, count, gpus: &[u32]| InstanceGroup {
+fn patterns_are_those_that_both_languages_read_alike() {
+    let check = |pattern: &str, problem: Option<&str>| {
+        let text = format!("{pattern}=CPU");
+        let read = parameters(&[("override_tensor", &text)]);
+        match problem {
+            None => assert!(read.is_ok(), "{pattern}: {read:?}"),
+            Some(problem) => {
+                let error = read.expect_err(pattern);
+                assert!(
+                    error.contains("with a plain regular expression: "),
+                    "{error}"
+                );
+                assert!(
+                    error.contains(problem),
+                    "{pattern}: {error} lacks {problem}"
+                );
+            }
+        }
+    };
+    check(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps", None);
+    check(r"blk\.(1[0-9]|2\d)\.ffn_.*_exps\.weight$", None);
+    check(r"blk\.(?:[^.]+)\.attn", None);
+    check("(", Some("group"));
+    check("a)", Some("group"));
+    check("[a", Some("class"));
+    check("*", Some("repetition"));
+    check("(?i)BLK", Some("of groups, only"));
+    check("(?P<n>a)", Some("of groups, only"));
+    check(r"\bblk", Some("is not known"));
+    check("[[a]]", Some("within"));
+    check("(a*)*b", Some("must hold no repetition"));
+    check("((a+)b)+", Some("must hold no repetition"));
+    check("a**", Some("must not be repeated"));
+}
+
+#[test]
+fn layers_are_those_of_the_model() {
+    let check = |name, value, expected: Result<(), &str>| {
+        let read = parameters(&[(name, value)]).expect("is in range");
+        let checked = read.check_layers(32).map_err(|error| error.to_string());
+        assert_eq!(checked, expected.map_err(str::to_owned), "{name} {value}");
+    };
+    check("n_gpu_layers", "33", Ok(()));
+    check("n_gpu_layers", "all", Ok(()));
+    check("n_cpu_moe", "32", Ok(()));
+    check(
+        "n_gpu_layers",
+        "34",
+        Err(
+            "config parameter 'n_gpu_layers' = 34: must be at most 33, the 32 layers of this model and \
+             its output",
+        ),
+    );
+    check(
+        "n_cpu_moe",
+        "33",
+        Err("config parameter 'n_cpu_moe' = 33: must be at most 32, the layers of this model"),
+    );
+}
+
+fn group(kind: InstanceKind, count: u32, gpus: &[u32]) -> InstanceGroup {
+    InstanceGroup {
         kind,
         count,
         gpus: gpus.to_vec(),
-    };
-    let no_gpu = "instance_group asks for KIND_GPU, or for KIND_AUTO on a server that sees a GPU, but \
-                  this build has no CUDA, or this machine no GPU: use KIND_CPU";
-    // groups, instances in all, placement without and with a GPU
-    let cases = [
-        (vec![], 1, Ok(vec![(Cpu, 1)]), vec![(Gpu(0), 1)]),
+    }
+}
+
+fn gpu(index: u32) -> Gpu {
+    Gpu {
+        index,
+        model: "H200".to_owned(),
+        compute_capability: (9, 0),
+        free_bytes: 1 << 37,
+        total_bytes: 1 << 37,
+    }
+}
+
+fn with_groups(groups: &[InstanceGroup], parameters: &[(&str, &str)]) -> ModelConfig {
+    let mut config = with_parameters(parameters);
+    config["instance_group"] = groups
+        .iter()
+        .map(|g| json!({"kind": g.kind.as_str(), "count": g.count, "gpus": g.gpus}))
+        .collect();
+    read(&config).expect("every group is valid")
+}
+
+#[test]
+fn instances_are_counted_and_placed() {
+    use InstanceKind as Kind;
+    use Place::{Cpu, Model};
+    const NO_CUDA: &str = "instance_group asks for KIND_GPU, or for KIND_AUTO on a server that sees a GPU, but \
+                           this build has no CUDA: use KIND_CPU";
+    const NO_GPU: &str = "instance_group asks for KIND_GPU, but llama.cpp finds no GPU that it can use: use KIND_CPU";
+    type Placed = Vec<(Place, usize, Vec<u32>)>;
+    let gpu_of = |index, n_instances| (Place::Gpu(index), n_instances, vec![index]);
+    let cpu = |n_instances| (Cpu, n_instances, vec![]);
+    // groups, instances in all, placement without a GPU and with two
+    let cases: Vec<(Vec<InstanceGroup>, usize, Result<Placed, ()>, Placed)> = vec![
+        (
+            vec![],
+            1,
+            Ok(vec![cpu(1)]),
+            vec![gpu_of(0, 1), gpu_of(1, 1)],
+        ),
         (
             vec![group(Kind::Cpu, 4, &[])],
             4,
-            Ok(vec![(Cpu, 4)]),
-            vec![(Cpu, 4)],
+            Ok(vec![cpu(4)]),
+            vec![cpu(4)],
         ),
         (
             vec![group(Kind::Cpu, 0, &[])],
             1,
-            Ok(vec![(Cpu, 1)]),
-            vec![(Cpu, 1)],
+            Ok(vec![cpu(1)]),
+            vec![cpu(1)],
         ),
         (
-            vec![group(Kind::Auto, 2, &[])],
+            vec![group(Kind::Auto, 2, &[1])],
             2,
-            Ok(vec![(Cpu, 2)]),
-            vec![(Gpu(0), 2)],
+            Ok(vec![cpu(2)]),
+            vec![gpu_of(1, 2)],
         ),
         (
             vec![group(Kind::Model, 1, &[])],
             1,
-            Ok(vec![(Cpu, 1)]),
-            vec![(Gpu(0), 1)],
+            Ok(vec![cpu(1)]),
+            vec![(Model, 1, vec![0, 1])],
         ),
         (
             vec![group(Kind::Gpu, 1, &[])],
             1,
-            Err(no_gpu),
-            vec![(Gpu(0), 1)],
+            Err(()),
+            vec![gpu_of(0, 1), gpu_of(1, 1)],
         ),
         (
             vec![group(Kind::Gpu, 2, &[1, 0])],
             4,
-            Err(no_gpu),
-            vec![(Gpu(1), 2), (Gpu(0), 2)],
+            Err(()),
+            vec![gpu_of(1, 2), gpu_of(0, 2)],
         ),
         (
             vec![
                 group(Kind::Cpu, 1, &[]),
                 group(Kind::Gpu, 1, &[0]),
                 group(Kind::Cpu, 2, &[]),
+                group(Kind::Gpu, 3, &[0]),
             ],
-            4,
-            Err(no_gpu),
-            vec![(Cpu, 3), (Gpu(0), 1)],
+            7,
+            Err(()),
+            vec![cpu(3), gpu_of(0, 4)],
+        ),
+        // On the CPU, those that leave the choice to us share an engine with those of KIND_CPU.
+        (
+            vec![group(Kind::Model, 1, &[]), group(Kind::Cpu, 1, &[])],
+            2,
+            Ok(vec![cpu(2)]),
+            vec![(Model, 1, vec![0, 1]), cpu(1)],
         ),
     ];
     for (groups, n_instances, without, with) in cases {
-        let place = |gpu| match placement(&groups, gpu) {
-            Ok(placed) => Ok(placed
-                .iter()
-                .map(|p| (p.device, p.n_instances))
-                .collect::<Vec<_>>()),
+        let config = with_groups(&groups, &[]);
+        assert_eq!(config.n_instances, n_instances, "{groups:?}");
+        assert_eq!(config.instance_groups, groups);
+        let place = |gpus: Option<&[Gpu]>| match placement(&config, gpus) {
+            Ok(placed) => {
+                assert!(
+                    placed.iter().all(|p| p.n_slots == 16 * p.n_instances),
+                    "{placed:?}"
+                );
+                let numbers =
+                    |p: &triton_llm::config::Placement| p.gpus.iter().map(|g| g.index).collect();
+                Ok(placed
+                    .iter()
+                    .map(|p| (p.place, p.n_instances, numbers(p)))
+                    .collect())
+            }
             Err(error) => Err(error.to_string()),
         };
-        assert_eq!(place(false), without.map_err(str::to_owned), "{groups:?}");
-        assert_eq!(place(true), Ok(with), "{groups:?}");
-        let mut config = smallest();
-        config["instance_group"] = groups
-            .iter()
-            .map(|g| json!({"kind": g.kind.as_str(), "count": g.count, "gpus": g.gpus}))
-            .collect();
-        let read = read(&config).expect("every group is valid");
         assert_eq!(
-            (read.n_instances, read.n_slots),
-            (n_instances, 16 * n_instances)
+            place(None),
+            without.clone().map_err(|()| NO_CUDA.to_owned()),
+            "{groups:?}"
         );
-        assert_eq!(read.instance_groups, groups);
+        assert_eq!(
+            place(Some(&[])),
+            without.map_err(|()| NO_GPU.to_owned()),
+            "{groups:?}"
+        );
+        assert_eq!(
+            place(Some(&[gpu(0), gpu(1)])),
+            Ok::<Placed, _>(with),
+            "{groups:?}"
+        );
     }
+}
+
+#[test]
+fn parameters_choose_the_devices_of_kind_model() {
+    let model = [group(InstanceKind::Model, 1, &[])];
+    let gpus = [gpu(0), gpu(1), gpu(2)];
+    let check = |parameters: &[(&str, &str)], expected: &[u32], split_mode: SplitMode| {
+        let placed = placement(&with_groups(&model, parameters), Some(&gpus));
+        let placed = placed.unwrap_or_else(|error| panic!("{parameters:?}: {error}"));
+        let numbers: Vec<u32> = placed[0].gpus.iter().map(|gpu| gpu.index).collect();
+        assert_eq!(
+            (numbers.as_slice(), placed[0].split_mode),
+            (expected, split_mode),
+            "{parameters:?}"
+        );
+        let place = if expected.is_empty() {
+            Place::Cpu
+        } else {
+            Place::Model
+        };
+        assert_eq!(placed[0].place, place, "{parameters:?}");
+    };
+    check(&[], &[0, 1, 2], SplitMode::Layer);
+    check(&[("devices", "CUDA2,CUDA0")], &[2, 0], SplitMode::Layer);
+    check(&[("devices", "CUDA1")], &[1], SplitMode::None);
+    check(&[("devices", "none")], &[], SplitMode::None);
+    check(&[("split_mode", "none")], &[0], SplitMode::None);
+    check(
+        &[("split_mode", "none"), ("main_gpu", "2")],
+        &[2],
+        SplitMode::None,
+    );
+    check(
+        &[
+            ("split_mode", "none"),
+            ("main_gpu", "1"),
+            ("devices", "CUDA2,CUDA0"),
+        ],
+        &[0],
+        SplitMode::None,
+    );
+    check(&[("split_mode", "row")], &[0, 1, 2], SplitMode::Row);
+    check(
+        &[("split_mode", "row"), ("devices", "none")],
+        &[],
+        SplitMode::None,
+    );
+    check(&[("tensor_split", "3,0,1")], &[0, 1, 2], SplitMode::Layer);
+    check(
+        &[("override_tensor", "a=CUDA2,b=CPU")],
+        &[0, 1, 2],
+        SplitMode::Layer,
+    );
+}
+
+#[test]
+fn what_is_wrong_with_devices_is_named() {
+    use InstanceKind as Kind;
+    let old = Gpu {
+        compute_capability: (6, 1),
+        model: "P40".to_owned(),
+        ..gpu(2)
+    };
+    let gpus = [gpu(0), gpu(1), old];
+    let check = |group: InstanceGroup,
+                 parameters: &[(&str, &str)],
+                 gpus: Option<&[Gpu]>,
+                 expected: &str| {
+        let placed = placement(&with_groups(&[group], parameters), gpus);
+        let error = placed.expect_err(expected).to_string();
+        assert_eq!(error, expected);
+    };
+    let all = Some(&gpus[..]);
+    let two = Some(&gpus[..2]);
+    let model = || group(Kind::Model, 1, &[]);
+    check(
+        group(Kind::Gpu, 1, &[3]),
+        &[],
+        all,
+        "instance_group[0] names GPU 3 in 'gpus': there is CUDA0 (H200), CUDA1 (H200), CUDA2 (P40)",
+    );
+    check(
+        group(Kind::Gpu, 1, &[1, 1]),
+        &[],
+        all,
+        "instance_group[0] names GPU 1 in 'gpus' twice: 'count' is for that",
+    );
+    let unfit = "CUDA2 (P40) has compute capability 6.1: must be at least 7.5";
+    check(group(Kind::Gpu, 1, &[2]), &[], all, unfit);
+    check(group(Kind::Gpu, 1, &[]), &[], all, unfit);
+    check(model(), &[], all, unfit);
+    check(
+        model(),
+        &[("devices", "CUDA0,CUDA7")],
+        two,
+        "config parameter 'devices' names \"CUDA7\": there is CUDA0 (H200), CUDA1 (H200)",
+    );
+    check(
+        model(),
+        &[("devices", "CPU")],
+        Some(&[]),
+        "config parameter 'devices' names \"CPU\": there is no GPU",
+    );
+    check(
+        model(),
+        &[("devices", "CUDA0")],
+        None,
+        "config parameter 'devices' names \"CUDA0\": there is no GPU, as this build has no CUDA",
+    );
+    check(
+        model(),
+        &[("tensor_split", "1,1,1")],
+        two,
+        "config parameter 'tensor_split' = 3 numbers: must be one for each device, which are CUDA0, CUDA1",
+    );
+    check(
+        model(),
+        &[("tensor_split", "1"), ("devices", "none")],
+        two,
+        "config parameter 'tensor_split' = 1 numbers: must be one for each device, which are none",
+    );
+    check(
+        model(),
+        &[("main_gpu", "2")],
+        two,
+        "config parameter 'main_gpu' = 2: must be the index, from 0, of one of the devices CUDA0, CUDA1",
+    );
+    check(
+        model(),
+        &[("split_mode", "row"), ("devices", "CUDA1,CUDA0")],
+        two,
+        "config parameter 'split_mode' = \"row\": must be none or layer, unless the devices are CUDA0 \
+         (H200), CUDA1 (H200), in this order",
+    );
+    for (name, value) in [
+        ("devices", "CUDA0"),
+        ("split_mode", "row"),
+        ("tensor_split", "1"),
+        ("main_gpu", "1"),
+    ] {
+        for (kind, gpus) in [(Kind::Gpu, two), (Kind::Cpu, None)] {
+            let kind_name = kind.as_str();
+            let expected = format!(
+                "config parameter '{name}' is set: it is for KIND_MODEL, instance_group has {kind_name}"
+            );
+            check(group(kind, 1, &[]), &[(name, value)], gpus, &expected);
+        }
+    }
+    check(
+        group(Kind::Gpu, 1, &[0]),
+        &[("override_tensor", "ffn=CUDA1")],
+        two,
+        "config parameter 'override_tensor' = \"ffn=CUDA1\": must be with a buffer type of this model: CPU, CUDA0",
+    );
+    check(
+        group(Kind::Cpu, 1, &[]),
+        &[("override_tensor", "ffn=CUDA1")],
+        None,
+        "config parameter 'override_tensor' = \"ffn=CUDA1\": must be with a buffer type of this model: CPU",
+    );
+    check(
+        group(Kind::Cpu, 17, &[]),
+        &[],
+        None,
+        "config parameter 'n_parallel' = 16: with 17 instances that is 272 slots, must be at most 256",
+    );
+    check(
+        group(Kind::Cpu, 1, &[]),
+        &[("n_batch", "15"), ("n_ubatch", "15")],
+        None,
+        "config parameter 'n_batch' = 15: must be at least 16, one token for each of the slots \
+         (n_parallel = 16 x 1 instances)",
+    );
+    // The limits are those of each engine.
+    let config = with_groups(&[group(Kind::Gpu, 16, &[0, 1])], &[]);
+    assert!(placement(&config, two).is_ok());
 }

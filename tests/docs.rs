@@ -57,6 +57,9 @@ fn defaults<T>(table: &Table<T>) -> serde_json::Map<String, serde_json::Value> {
         "chat_template",
         "chat_template_file",
         "speculative_model",
+        "override_tensor",
+        "devices",
+        "tensor_split",
     ];
     let rows = table
         .rows

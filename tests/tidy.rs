@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &["engine"]),
     ("config", &["protocol"]),
     ("memory", &[]),
+    ("devices", &["config"]),
     ("llama", &["engine", "protocol"]),
     ("triton", &["protocol"]),
     ("permit", &[]),
@@ -32,7 +33,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "serving",
         &[
-            "config", "delivery", "engine", "intake", "llama", "memory", "protocol", "triton",
+            "config", "delivery", "devices", "engine", "intake", "llama", "memory", "protocol",
+            "triton",
         ],
     ),
     ("exports", &["serving", "triton"]),
@@ -42,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("llama_cpp_2", &["llama"]),
     ("llama_cpp_sys_2", &["llama"]),
+    ("cudarc", &["devices"]),
     ("libloading", &["triton"]),
     ("libc", &["triton", "llama"]),
     ("TRITONSERVER_", &["triton", "exports"]),
@@ -305,10 +308,10 @@ fn strangers(source: &Source) -> Vec<String> {
     found
 }
 
-/// `unsafe` outside of the exports and the two homes of FFI.
+/// `unsafe` outside of the exports and the homes of FFI.
 fn stray_unsafe(source: &Source) -> Vec<String> {
     let code = source.code();
-    let is_home = ["exports", "triton", "llama"].contains(&source.home());
+    let is_home = ["exports", "triton", "llama", "devices"].contains(&source.home());
     words(&code, "unsafe")
         .filter(|_| !is_home)
         .map(|at| format!("{}:{}: unsafe", source.path, line(&code, at)))

@@ -5,7 +5,7 @@
 
 use crate::protocol::{ParameterError, RequestError};
 
-use super::MAX_SLOTS;
+use super::{MAX_SLOTS, MIN_COMPUTE_CAPABILITY};
 
 /// Why a model configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -114,9 +114,43 @@ pub enum ConfigError {
          'flash_attn' is \"off\""
     )]
     QuantizedWithoutFlash { cache_type: &'static str },
+    #[error("config parameter '{name}' = {value}: must be {expected}")]
+    Value {
+        name: &'static str,
+        value: String,
+        expected: String,
+    },
+    #[error("config parameter '{name}' is set: it is for KIND_MODEL, instance_group has {kind}")]
+    ForKindModel {
+        name: &'static str,
+        kind: &'static str,
+    },
+    #[error("config parameter 'devices' names {name}: there is {there}")]
+    UnknownDevice { name: String, there: String },
     #[error(
         "instance_group asks for KIND_GPU, or for KIND_AUTO on a server that sees a GPU, but this build \
-         has no CUDA, or this machine no GPU: use KIND_CPU"
+         has no CUDA: use KIND_CPU"
+    )]
+    NoCuda,
+    #[error(
+        "instance_group asks for KIND_GPU, but llama.cpp finds no GPU that it can use: use KIND_CPU"
     )]
     NoGpu,
+    #[error("instance_group[{group}] names GPU {number} in 'gpus': there is {there}")]
+    UnknownGpu {
+        group: usize,
+        number: u32,
+        there: String,
+    },
+    #[error("instance_group[{group}] names GPU {number} in 'gpus' twice: 'count' is for that")]
+    RepeatedGpu { group: usize, number: u32 },
+    #[error(
+        "{name} ({model}) has compute capability {}.{}: must be at least {}.{}",
+        found.0, found.1, MIN_COMPUTE_CAPABILITY.0, MIN_COMPUTE_CAPABILITY.1
+    )]
+    UnfitGpu {
+        name: String,
+        model: String,
+        found: (u32, u32),
+    },
 }

@@ -7,6 +7,7 @@
 
 mod autocomplete;
 mod error;
+mod offload;
 mod parameters;
 mod placement;
 mod raw;
@@ -15,13 +16,14 @@ mod tensors;
 
 pub use autocomplete::{Completed, autocomplete};
 pub use error::ConfigError;
+pub use offload::{GpuLayers, MAX_DEVICES, SplitMode, TensorOverride};
 pub use parameters::{CacheType, FlashAttn, Parameters, SpeculativeMethod};
-pub use placement::{Device, Placement, placement};
+pub use placement::{Gpu, MIN_COMPUTE_CAPABILITY, Place, Placement, placement};
 pub use raw::{InstanceGroup, InstanceKind};
 
 use raw::RawConfig;
 
-/// Slots over all instances of a model: llama.cpp's limit on sequences in one context.
+/// Slots of one engine: llama.cpp's limit on sequences in one context.
 pub const MAX_SLOTS: usize = 256;
 
 /// Bytes of a chat template, in the configuration or in a file.
@@ -39,8 +41,6 @@ pub struct ModelConfig {
     pub instance_groups: Vec<InstanceGroup>,
     /// Instances that Triton creates, over all groups and devices; at least 1.
     pub n_instances: usize,
-    /// Requests that run at the same time, over all instances; at most [`MAX_SLOTS`].
-    pub n_slots: usize,
     pub parameters: Parameters,
 }
 
@@ -68,14 +68,12 @@ pub fn parse(
     }
     let n_instances = raw.n_instances();
     let parameters = Parameters::read(&raw.parameters)?;
-    let n_slots = parameters.n_slots(n_instances)?;
     let config = ModelConfig {
         max_batch_size: raw.max_batch_size()?,
         decoupled: raw.is_decoupled(),
         name: raw.name,
         instance_groups: raw.instance_group,
         n_instances,
-        n_slots,
         parameters,
     };
     Ok((config, notes))

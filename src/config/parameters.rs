@@ -8,9 +8,13 @@ use std::collections::BTreeMap;
 use crate::protocol::table::{Given, Rules};
 use crate::protocol::{DEFAULT_MAX_PROMPT_BYTES, RequestDefaults, defaults};
 
+use super::offload::{self, GpuLayers, SplitMode, TensorOverride};
 use super::raw::RawParameter;
 use super::table::{Draft, TABLE};
 use super::{ConfigError, MAX_SLOTS};
+
+/// Slots of an instance where the configuration leaves it to us.
+const AUTOMATIC_N_PARALLEL: u32 = 16;
 
 /// What the configuration's parameters say, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +23,7 @@ pub struct Parameters {
     pub model_path: Option<String>,
     /// Tokens in the KV cache; 0 leaves it to the program.
     pub n_ctx: u32,
-    /// Slots per instance.
+    /// Slots per instance; 0 leaves it to the program.
     pub n_parallel: u32,
     /// Tokens per step; at least the slots.
     pub n_batch: u32,
@@ -29,8 +33,19 @@ pub struct Parameters {
     pub n_threads: u32,
     /// For steps with prompts; 0 is as many as `n_threads`.
     pub n_threads_batch: u32,
-    /// Layers on the GPU; `None` means all.
-    pub n_gpu_layers: Option<u32>,
+    pub n_gpu_layers: GpuLayers,
+    /// Layers, from the first, whose experts stay in host memory.
+    pub n_cpu_moe: u32,
+    pub override_tensor: Vec<TensorOverride>,
+    /// Names of GPUs for KIND_MODEL; `None` means all, and an empty list the CPU.
+    pub devices: Option<Vec<String>>,
+    pub split_mode: SplitMode,
+    /// A proportion for each device; empty leaves it to the program.
+    pub tensor_split: Vec<f32>,
+    /// An index into the devices, for [`SplitMode::None`].
+    pub main_gpu: u32,
+    /// MiB of each GPU that are left free.
+    pub fit_margin_mib: u32,
     pub cache_type_k: CacheType,
     pub cache_type_v: CacheType,
     pub flash_attn: FlashAttn,
@@ -69,12 +84,19 @@ impl Default for Parameters {
         Self {
             model_path: None,
             n_ctx: 0,
-            n_parallel: 16,
+            n_parallel: 0,
             n_batch: 512,
             n_ubatch: 512,
             n_threads: 0,
             n_threads_batch: 0,
-            n_gpu_layers: None,
+            n_gpu_layers: GpuLayers::Auto,
+            n_cpu_moe: 0,
+            override_tensor: Vec::new(),
+            devices: None,
+            split_mode: SplitMode::Layer,
+            tensor_split: Vec::new(),
+            main_gpu: 0,
+            fit_margin_mib: 1024,
             cache_type_k: CacheType::F16,
             cache_type_v: CacheType::F16,
             flash_attn: FlashAttn::Auto,
@@ -198,6 +220,14 @@ impl Parameters {
         if parameters.n_ctx == 1 {
             return Err(ConfigError::ContextOfOne);
         }
+        let texts = (draft.devices, draft.tensor_split, draft.override_tensor);
+        parameters.devices = texts.0.as_deref().map(offload::read_devices).transpose()?;
+        if let Some(text) = texts.1 {
+            parameters.tensor_split = offload::read_split(&text)?;
+        }
+        if let Some(text) = texts.2 {
+            parameters.override_tensor = offload::read_overrides(&text)?;
+        }
         if let Some(json) = draft.sampling_json {
             parameters.sampling_parameters = defaults(&json).map_err(ConfigError::Defaults)?;
         }
@@ -253,9 +283,12 @@ impl Parameters {
         Ok(())
     }
 
-    /// Slots over all instances, checked against llama.cpp's limit and the step's size.
+    /// The slots of so many instances, checked against llama.cpp's limit and the step's size.
     pub(crate) fn n_slots(&self, n_instances: usize) -> Result<usize, ConfigError> {
-        let n_parallel = self.n_parallel;
+        let n_parallel = match self.n_parallel {
+            0 => AUTOMATIC_N_PARALLEL,
+            n_parallel => n_parallel,
+        };
         let n_slots = n_instances.saturating_mul(n_parallel as usize);
         if n_slots > MAX_SLOTS {
             return Err(ConfigError::TooManySlots {

@@ -5,17 +5,24 @@
 
 use crate::protocol::table::{Kind, Limit, Parameter, Table};
 
+use super::offload::{GpuLayers, MAX_DEVICES, SplitMode};
 use super::parameters::{CacheType, FlashAttn, Parameters, SpeculativeMethod};
 use super::{MAX_SLOTS, MAX_TEMPLATE_BYTES};
 
 /// Bytes of a path.
 const MAX_PATH_BYTES: usize = 4096;
 
+/// Bytes of a text that says what goes where.
+const MAX_OFFLOAD_BYTES: usize = 16 * 1024;
+
 /// Parameters while they are read: what a setter cannot check alone waits here.
 #[derive(Default)]
 pub struct Draft {
     pub(super) parameters: Parameters,
     pub(super) sampling_json: Option<String>,
+    pub(super) devices: Option<String>,
+    pub(super) tensor_split: Option<String>,
+    pub(super) override_tensor: Option<String>,
 }
 
 /// A row of the table for a whole number that fits `u32`.
@@ -72,9 +79,9 @@ pub static TABLE: Table<Draft> = Table {
         whole(
             "n_parallel",
             &["parallel"],
-            (1, MAX_SLOTS as i128),
-            "16",
-            "Requests that run at the same time, per instance",
+            (0, MAX_SLOTS as i128),
+            "0",
+            "Requests that run at the same time, per instance; 0 is automatic",
             |d, n| d.parameters.n_parallel = small(n),
         ),
         whole(
@@ -112,15 +119,78 @@ pub static TABLE: Table<Draft> = Table {
         Parameter {
             name: "n_gpu_layers",
             synonyms: &["gpu_layers"],
-            kind: Kind::Whole {
-                min: 0,
-                max: Limit::At(1 << 16),
-                minus_one: Some("all"),
-                set: |d, n| d.parameters.n_gpu_layers = u32::try_from(n).ok(),
+            kind: Kind::WholeOrWord {
+                max: 1 << 16,
+                words: &GpuLayers::WORDS,
+                set: |d, n| d.parameters.n_gpu_layers = GpuLayers::from_number(n),
             },
-            default: "-1",
-            meaning: "Layers of the model that a GPU instance keeps on the GPU; without effect on CPU instances",
+            default: "auto",
+            meaning: "Layers, from the last, that are kept on GPUs, the output being one; auto is as many as fit; without effect on CPU instances",
         },
+        whole(
+            "n_cpu_moe",
+            &[],
+            (0, 1 << 16),
+            "0",
+            "Layers, from the first, whose experts stay in host memory",
+            |d, n| d.parameters.n_cpu_moe = small(n),
+        ),
+        Parameter {
+            name: "override_tensor",
+            synonyms: &[],
+            kind: Kind::Text {
+                max_bytes: MAX_OFFLOAD_BYTES,
+                set: |d, text| d.override_tensor = Some(text),
+            },
+            default: "none",
+            meaning: "Where tensors go, as `<tensor name pattern>=<buffer type>,...`; the buffer types are CPU and the devices",
+        },
+        Parameter {
+            name: "devices",
+            synonyms: &["device"],
+            kind: Kind::Text {
+                max_bytes: MAX_OFFLOAD_BYTES,
+                set: |d, text| d.devices = Some(text),
+            },
+            default: "all",
+            meaning: "GPUs of a KIND_MODEL instance, as `CUDA0,CUDA1`; none is the CPU",
+        },
+        Parameter {
+            name: "split_mode",
+            synonyms: &[],
+            kind: Kind::Choice {
+                names: &SplitMode::NAMES,
+                set: |d, i| d.parameters.split_mode = SplitMode::ALL[i],
+            },
+            default: "layer",
+            meaning: "How a KIND_MODEL instance is spread over its GPUs: none is one of them, layer is whole layers, row is the rows of each matrix",
+        },
+        Parameter {
+            name: "tensor_split",
+            synonyms: &[],
+            kind: Kind::Text {
+                max_bytes: MAX_OFFLOAD_BYTES,
+                set: |d, text| d.tensor_split = Some(text),
+            },
+            default: "what fits",
+            meaning: "Proportions of the model on the GPUs of a KIND_MODEL instance, as `3,1`",
+        },
+        whole(
+            "main_gpu",
+            &[],
+            (0, MAX_DEVICES as i128 - 1),
+            "0",
+            "Index into the devices of the GPU that split_mode none uses",
+            |d, n| d.parameters.main_gpu = small(n),
+        ),
+        whole(
+            "fit_margin_mib",
+            &["fit_target"],
+            (0, 1 << 20),
+            "1024",
+            "MiB of each GPU that layers, context and slots leave free",
+            |d, n| d.parameters.fit_margin_mib = small(n),
+        ),
         Parameter {
             name: "cache_type_k",
             synonyms: &[],

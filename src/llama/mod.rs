@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `backend` | what is set once per process: initialisation, log, last words |
 //! | `gguf` | reads a model file's header before llama.cpp does: [`ModelFile`] |
+//! | `load` | what a model is loaded with: [`LoadParams`] |
 //! | `model` | weights and vocabulary: [`Model`] |
 //! | `template` | messages to prompt: [`ChatTemplate`] |
 //! | `sampler` | logits to token, one per sequence |
@@ -24,6 +25,7 @@ mod backend;
 mod context;
 mod draft_model;
 mod gguf;
+mod load;
 mod model;
 mod runner;
 mod sampler;
@@ -33,8 +35,9 @@ mod threads;
 pub use backend::{has_gpu, init};
 pub use context::{ContextError, ContextParams, FUSED_TILE_ROWS, FlashAttention};
 pub use draft_model::{DraftModel, DraftModelError};
-pub use gguf::{GgufError, ModelFile, Problem, VocabularyProblem};
-pub use model::{LoadError, LoadParams, Model, TokenizeError};
+pub use gguf::{GgufError, ModelFile, Problem, Tensor, VocabularyProblem};
+pub use load::LoadParams;
+pub use model::{LoadError, Model, TokenizeError};
 pub use runner::{RowProblem, RunError, Runner};
 pub use sampler::{Buffers, SampleError, Sampler, SamplingThreads};
 pub use template::{CHATML, ChatTemplate, TemplateError};

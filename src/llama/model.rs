@@ -7,11 +7,10 @@
 use std::path::{Path, PathBuf};
 
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 
-use super::backend;
 use super::gguf::{GgufError, ModelFile};
+use super::load::{self, LoadParams};
 use crate::engine::{Sharing, Token};
 
 /// Bytes that one text may have, so that every count in llama.cpp's C interface holds it.
@@ -37,33 +36,6 @@ const UNSHARED: [&str; 7] = [
 /// but one (`superbpe`, in digits) twice as many.
 const MAX_RUN_CHARS: usize = 32 * 1024;
 
-/// How to load a model.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LoadParams {
-    /// Map the file instead of reading it into memory.
-    pub use_mmap: bool,
-    /// Keep the weights from being swapped out.
-    pub use_mlock: bool,
-    /// Layers that go to the GPU; `None` is all of them.
-    pub n_gpu_layers: Option<u32>,
-    /// The GPU to use where there are several; `None` lets llama.cpp spread the model.
-    pub main_gpu: Option<u32>,
-    /// Load no weights, for tokenising only.
-    pub vocab_only: bool,
-}
-
-impl Default for LoadParams {
-    fn default() -> Self {
-        Self {
-            use_mmap: true,
-            use_mlock: false,
-            n_gpu_layers: None,
-            main_gpu: None,
-            vocab_only: false,
-        }
-    }
-}
-
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -75,6 +47,12 @@ pub enum LoadError {
     NoWeights(PathBuf),
     #[error("model file '{}': llama.cpp cannot load it: {reason}", file.display())]
     Llama { file: PathBuf, reason: String },
+    #[error("llama.cpp has no device '{0}'")]
+    Device(String),
+    #[error("llama.cpp has no buffer type '{0}'")]
+    Buffer(String),
+    #[error("a pattern of tensor names holds a NUL character")]
+    Pattern,
     #[error("model file '{}': {what} cannot be used for generating text", file.display())]
     Unusable { file: PathBuf, what: &'static str },
 }
@@ -117,39 +95,16 @@ pub struct Model {
 impl Model {
     /// Checks the file and loads it; takes as long as reading the weights does.
     pub fn load(path: &Path, params: &LoadParams) -> Result<Self, LoadError> {
-        let text = path.to_str().filter(|text| !text.contains('\0'));
-        let text = text.ok_or_else(|| LoadError::Path(path.to_owned()))?;
-        let file = ModelFile::read(path)?;
-        if file.n_tensors == 0 && !params.vocab_only {
-            return Err(LoadError::NoWeights(path.to_owned()));
+        Self::load_checked(ModelFile::read(path)?, params)
+    }
+
+    /// Loads a file that was checked when it was read.
+    pub fn load_checked(file: ModelFile, params: &LoadParams) -> Result<Self, LoadError> {
+        let path = file.path().to_owned();
+        if file.tensors.is_empty() && !params.vocab_only {
+            return Err(LoadError::NoWeights(path));
         }
-        let backend = backend::backend();
-        let mut llama_params = LlamaModelParams::default()
-            .with_use_mmap(params.use_mmap)
-            .with_use_mlock(params.use_mlock)
-            .with_vocab_only(params.vocab_only);
-        if let Some(n_layers) = params.n_gpu_layers {
-            llama_params = llama_params.with_n_gpu_layers(n_layers);
-        }
-        if let Some(gpu) = params.main_gpu {
-            llama_params = llama_params
-                .with_main_gpu(gpu.min(i32::MAX as u32) as i32)
-                .with_split_mode(llama_cpp_2::model::params::LlamaSplitMode::None);
-        }
-        backend::take_error();
-        let inner = LlamaModel::load_from_file(backend, text, &llama_params).map_err(|error| {
-            let logged = backend::take_error();
-            let reason = if logged.is_empty() {
-                error.to_string()
-            } else {
-                logged
-            };
-            LoadError::Llama {
-                file: path.to_owned(),
-                reason,
-            }
-        })?;
-        Self::new(inner, file, path)
+        Self::new(load::load(&path, params)?, file, &path)
     }
 
     fn new(inner: LlamaModel, file: ModelFile, path: &Path) -> Result<Self, LoadError> {

@@ -46,6 +46,12 @@ pub enum Kind<T> {
         minus_one: Option<&'static str>,
         set: fn(&mut T, i128),
     },
+    /// A whole number from 0, or a word that stands for a number below.
+    WholeOrWord {
+        max: i128,
+        words: &'static [(&'static str, i128)],
+        set: fn(&mut T, i128),
+    },
     Flag {
         set: fn(&mut T, bool),
     },
@@ -234,6 +240,7 @@ impl<T> Kind<T> {
         match self {
             Kind::Number { .. } => "number",
             Kind::Whole { .. } => "whole number",
+            Kind::WholeOrWord { .. } => "whole number or word",
             Kind::Flag { .. } => "boolean",
             Kind::Choice { .. } | Kind::Text { .. } => "string",
             Kind::StopStrings { .. } => "string or list of strings",
@@ -264,6 +271,13 @@ impl<T> Kind<T> {
                     Some(meaning) => format!("between {min} and {max}, or -1 ({meaning})"),
                     None => format!("between {min} and {max}"),
                 }
+            }
+            Kind::WholeOrWord { max, words, .. } => {
+                let words: Vec<_> = words
+                    .iter()
+                    .map(|(word, number)| format!("{word} ({number})"))
+                    .collect();
+                format!("between 0 and {max}, or {}", words.join(" or "))
             }
             Kind::Flag { .. } => "true or false".to_owned(),
             Kind::Choice { names, .. } => format!("one of {}", names.join(", ")),
@@ -316,6 +330,15 @@ impl<T> Kind<T> {
                 if !in_range && !is_minus_one {
                     return Err(out_of_range());
                 }
+                set(target, whole);
+            }
+            Kind::WholeOrWord { max, words, set } => {
+                let named = |number: i128| words.iter().any(|&(_, known)| known == number);
+                let whole = given
+                    .word(words)
+                    .or_else(|| given.whole())
+                    .filter(|&whole| (0..=*max).contains(&whole) || named(whole))
+                    .ok_or_else(out_of_range)?;
                 set(target, whole);
             }
             Kind::Flag { set } => set(target, given.flag().ok_or_else(out_of_range)?),
@@ -395,6 +418,17 @@ impl Given {
                 "false" | "0" => Some(false),
                 _ => None,
             },
+            _ => None,
+        }
+    }
+
+    /// The number that the word stands for.
+    fn word(&self, words: &[(&str, i128)]) -> Option<i128> {
+        match self {
+            Given::Text(text) => words
+                .iter()
+                .find(|(word, _)| word == text)
+                .map(|&(_, number)| number),
             _ => None,
         }
     }

@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::LoadError;
-use crate::config::{self, Device, MAX_TEMPLATE_BYTES, ModelConfig, Parameters, SpeculativeMethod};
+use super::demand::{Demand, cache_types};
+use super::fit::{Fit, MIN_AUTOMATIC_N_CTX, N_CTX_STEP, Plan};
+use crate::config::{
+    self, Gpu, MAX_TEMPLATE_BYTES, ModelConfig, Parameters, Placement, SpeculativeMethod, SplitMode,
+};
 use crate::delivery::Delivery;
 use crate::engine::{Drafter, Limits, PromptLookup, Sharing};
 use crate::intake::{Intake, Reading};
-use crate::llama::{self, CacheType, ChatTemplate, ContextParams, FlashAttention, LoadParams};
+use crate::llama::{self, ChatTemplate, ContextParams, FlashAttention, LoadParams, ModelFile};
 use crate::memory;
 use crate::protocol::RequestLimits;
 
 /// Tokens of KV cache where the configuration leaves it to us and memory allows.
 const MAX_AUTOMATIC_N_CTX: u32 = 32_768;
-/// KV caches are made of multiples of this many cells.
-const N_CTX_STEP: u32 = 256;
 /// Numbers of a head from which the fused attention kernel of CPUs is the faster one.
 const MIN_FUSED_HEAD: u32 = 64;
 
@@ -30,34 +32,58 @@ pub(super) struct EnginePlan<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) folder: &'a Path,
     pub(super) path: &'a Path,
-    pub(super) n_slots: usize,
+    pub(super) placement: &'a Placement,
+}
+
+/// An engine, and the memory that it takes.
+pub(super) struct Engine {
+    pub(super) intake: Intake,
+    /// Bytes of each GPU, by its number, and of host memory, which is `None`.
+    pub(super) memory: Vec<(Option<u32>, u64)>,
 }
 
 impl EnginePlan<'_> {
     pub(super) fn start(
         &self,
-        device: Device,
         is_serving: Box<dyn Fn() -> bool + Send>,
         delivery: &Arc<Delivery>,
-    ) -> Result<Intake, LoadError> {
+    ) -> Result<Engine, LoadError> {
         let parameters = &self.config.parameters;
-        let weights = Arc::new(llama::Model::load(
-            self.path,
-            &load_params(parameters, device),
+        let file = ModelFile::read(self.path).map_err(llama::LoadError::from)?;
+        parameters.check_layers(file.n_layers)?;
+        let draft_file = self.draft_file()?;
+        let flash_attention = flash_attention(parameters, self.is_cpu(), &file);
+        let fitted = self.fitted(&file, draft_file.as_ref(), flash_attention)?;
+        let weights = Arc::new(llama::Model::load_checked(
+            file,
+            &self.load_params(fitted.as_ref()),
         )?);
-        let draft_weights = self.draft_weights(device)?;
+        let draft_weights = match draft_file {
+            Some(file) => {
+                let model = llama::Model::load_checked(file, &self.draft_load_params());
+                Some(model.map_err(LoadError::DraftModelFile)?)
+            }
+            None => None,
+        };
         let template = self.template(&weights)?;
-        let n_parts = self.n_parts();
-        let n_cells = self.n_cells(&weights, draft_weights.as_ref(), device)?;
+        let n_slots = match &fitted {
+            Some(plan) => plan.n_slots as usize,
+            None => self.placement.n_slots,
+        };
+        let n_parts = self.n_parts(n_slots);
+        let n_cells = match &fitted {
+            Some(plan) => plan.n_ctx * n_parts,
+            None => self.n_cells(&weights, draft_weights.as_ref(), flash_attention)?,
+        };
         // A part is rounded up to the cache's step, so that it holds two tokens at least.
         let n_ctx = (n_cells / n_parts).max(2);
         parameters.sampling_parameters.check(n_ctx)?;
-        let flash_attention = flash_attention(parameters, device, weights.file());
         let max_draft = max_draft(parameters);
         if max_draft > 0 && !weights.can_be_cut() {
             return Err(LoadError::Uncut);
         }
-        let context = context_params(parameters, device, flash_attention, self.n_slots, n_cells);
+        let context = self.context_params(flash_attention, n_slots, n_cells);
+        let memory = self.memory(&weights, draft_weights.as_ref(), fitted.as_ref(), n_cells);
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
         let drafter: Option<Box<dyn Drafter>> = match draft_weights {
             Some(model) => {
@@ -75,7 +101,7 @@ impl EnginePlan<'_> {
             false => Sharing::None,
         };
         let limits = Limits {
-            n_slots: self.n_slots,
+            n_slots,
             n_kept: match sharing {
                 Sharing::None => 0,
                 _ => runner.n_kept(),
@@ -84,8 +110,8 @@ impl EnginePlan<'_> {
             sharing,
             n_ctx: n_ctx as usize,
             n_batch: runner.n_batch(),
-            n_tile_rows: match (device, flash_attention) {
-                (Device::Cpu, FlashAttention::On) => llama::FUSED_TILE_ROWS,
+            n_tile_rows: match (self.is_cpu(), flash_attention) {
+                (true, FlashAttention::On) => llama::FUSED_TILE_ROWS,
                 _ => 1,
             },
             max_draft,
@@ -116,20 +142,128 @@ impl EnginePlan<'_> {
             template,
             weights,
         };
-        Ok(Intake::start(
-            reading, limits, runner, drafter, is_serving, delivery,
-        )?)
+        let intake = Intake::start(reading, limits, runner, drafter, is_serving, delivery)?;
+        Ok(Engine { intake, memory })
     }
 
-    /// The draft model, where one is configured.
-    fn draft_weights(&self, device: Device) -> Result<Option<llama::Model>, LoadError> {
-        let parameters = &self.config.parameters;
-        let Some(path) = &parameters.speculative_model else {
+    fn is_cpu(&self) -> bool {
+        self.placement.gpus.is_empty()
+    }
+
+    /// The draft model's file, where one is configured.
+    fn draft_file(&self) -> Result<Option<ModelFile>, LoadError> {
+        let Some(path) = &self.config.parameters.speculative_model else {
             return Ok(None);
         };
-        let path = self.folder.join(path);
-        let model = llama::Model::load(&path, &load_params(parameters, device));
-        model.map(Some).map_err(LoadError::DraftModelFile)
+        let file = ModelFile::read(&self.folder.join(path));
+        let file = file.map_err(|error| LoadError::DraftModelFile(error.into()))?;
+        Ok(Some(file))
+    }
+
+    /// What is chosen to fit the GPUs; `None` without them.
+    fn fitted(
+        &self,
+        file: &ModelFile,
+        draft: Option<&ModelFile>,
+        flash_attention: FlashAttention,
+    ) -> Result<Option<Plan>, LoadError> {
+        if self.is_cpu() {
+            return Ok(None);
+        }
+        let parameters = &self.config.parameters;
+        let n_slots = self.placement.n_slots as u32;
+        let n_ctx = match parameters.n_ctx {
+            0 => {
+                let most = automatic_n_ctx(file.n_ctx_train, u64::MAX, file.max_positions);
+                most.min(MIN_AUTOMATIC_N_CTX)..=most
+            }
+            n_ctx => {
+                let n_ctx = (n_ctx / self.n_parts(self.placement.n_slots)).max(2);
+                check_positions(n_ctx, file.max_positions)?;
+                n_ctx..=n_ctx
+            }
+        };
+        let n_instances = self.placement.n_instances as u32;
+        let demand = Demand::new(file, draft, parameters, flash_attention);
+        let fit = Fit {
+            demand: &demand,
+            gpus: &self.placement.gpus,
+            margin: u64::from(parameters.fit_margin_mib) << 20,
+            // As on the CPU, the other half is for computing, and for other models.
+            host: memory::available_bytes().map_or(u64::MAX, |bytes| bytes / 2),
+            n_gpu_layers: parameters.n_gpu_layers,
+            ratios: &parameters.tensor_split,
+            split_rows: self.placement.split_mode == SplitMode::Row,
+            n_ctx,
+            n_slots: match parameters.n_parallel {
+                // A fixed number of cells has a fixed number of parts.
+                0 if parameters.n_ctx == 0 => n_instances..=n_slots,
+                _ => n_slots..=n_slots,
+            },
+            n_instances,
+            kv_unified: parameters.kv_unified,
+        };
+        let plan = fit.plan()?;
+        log::info!("model '{}' fits:\n{}", self.config.name, fit.table(&plan));
+        Ok(Some(plan))
+    }
+
+    fn load_params(&self, fitted: Option<&Plan>) -> LoadParams {
+        let parameters = &self.config.parameters;
+        LoadParams {
+            use_mmap: parameters.use_mmap,
+            use_mlock: parameters.use_mlock,
+            vocab_only: false,
+            gpus: self.placement.gpus.iter().map(Gpu::name).collect(),
+            n_gpu_layers: fitted.map_or(0, |plan| plan.n_gpu_layers),
+            split_rows: self.placement.split_mode == SplitMode::Row,
+            tensor_split: fitted.map_or(Vec::new(), |plan| plan.tensor_split.clone()),
+            overrides: parameters
+                .overrides()
+                .into_iter()
+                .map(|place| (place.pattern, place.buffer))
+                .collect(),
+        }
+    }
+
+    /// The draft model is whole on the first GPU.
+    fn draft_load_params(&self) -> LoadParams {
+        LoadParams {
+            use_mmap: self.config.parameters.use_mmap,
+            use_mlock: self.config.parameters.use_mlock,
+            gpus: self.placement.gpus.iter().take(1).map(Gpu::name).collect(),
+            n_gpu_layers: u32::MAX,
+            ..LoadParams::default()
+        }
+    }
+
+    /// The bytes of weights and caches, and of a step's buffers as far as they are estimated.
+    fn memory(
+        &self,
+        weights: &llama::Model,
+        draft_weights: Option<&llama::Model>,
+        fitted: Option<&Plan>,
+        n_cells: u32,
+    ) -> Vec<(Option<u32>, u64)> {
+        let (type_k, type_v) = cache_types(&self.config.parameters);
+        let files = || {
+            draft_weights
+                .into_iter()
+                .chain([weights])
+                .map(llama::Model::file)
+        };
+        let in_files: u64 = files().map(|file| file.n_bytes).sum();
+        let Some(plan) = fitted else {
+            let cell: u64 = files()
+                .map(|file| file.kv_bytes_per_cell(type_k, type_v))
+                .sum();
+            return vec![(None, in_files + cell * u64::from(n_cells))];
+        };
+        let on_gpus: u64 = plan.shares.iter().map(|share| share.weights).sum();
+        let host = in_files.saturating_sub(on_gpus) + plan.host_cache;
+        let gpus = self.placement.gpus.iter().zip(&plan.shares);
+        let gpus = gpus.map(|(gpu, share)| (Some(gpu.index), share.n_bytes()));
+        gpus.chain([(None, host)]).collect()
     }
 
     /// The chat template: the configuration's, else the model's own, else ChatML.
@@ -159,31 +293,30 @@ impl EnginePlan<'_> {
     }
 
     /// The equal parts that the KV cache is made of.
-    fn n_parts(&self) -> u32 {
+    fn n_parts(&self, n_slots: usize) -> u32 {
         match self.config.parameters.kv_unified {
             true => 1,
-            false => self.n_slots as u32,
+            false => n_slots as u32,
         }
     }
 
-    /// The tokens of the KV cache: as configured, else what model and memory allow.
+    /// The tokens of the KV cache in host memory: as configured, else what model and memory allow.
     fn n_cells(
         &self,
         weights: &llama::Model,
         draft_weights: Option<&llama::Model>,
-        device: Device,
+        flash_attention: FlashAttention,
     ) -> Result<u32, LoadError> {
         let parameters = &self.config.parameters;
         let file = weights.file();
-        let type_k = cache_type(parameters.cache_type_k);
-        let type_v = cache_type(parameters.cache_type_v);
+        let (type_k, type_v) = cache_types(parameters);
         let files = draft_weights.map(llama::Model::file).into_iter();
         let files = files.chain([file]);
         let mut cell_bytes: u64 = files
             .map(|file| file.kv_bytes_per_cell(type_k, type_v))
             .sum();
-        let n_parts = self.n_parts();
-        if flash_attention(parameters, device, file) == FlashAttention::Off {
+        let n_parts = self.n_parts(self.placement.n_slots);
+        if flash_attention == FlashAttention::Off {
             // A step computes the scores of one part's cells.
             cell_bytes += file.score_bytes_per_cell(parameters.n_ubatch.div_ceil(n_parts));
         }
@@ -212,6 +345,36 @@ impl EnginePlan<'_> {
                 available,
             }),
             _ => Ok(parameters.n_ctx),
+        }
+    }
+
+    fn context_params(
+        &self,
+        flash_attention: FlashAttention,
+        n_slots: usize,
+        n_cells: u32,
+    ) -> ContextParams {
+        let parameters = &self.config.parameters;
+        let (type_k, type_v) = cache_types(parameters);
+        ContextParams {
+            n_slots,
+            n_draft_rows: match max_draft(parameters) {
+                0 => 0,
+                max_draft => DRAFTED_ROWS.max(1 + max_draft),
+            },
+            n_cells: n_cells as usize,
+            kv_unified: parameters.kv_unified,
+            n_batch: parameters.n_batch as usize,
+            n_ubatch: parameters.n_ubatch as usize,
+            n_threads: parameters.n_threads,
+            n_threads_batch: parameters.n_threads_batch,
+            type_k,
+            type_v,
+            flash_attention,
+            offload_kqv: true,
+            decode_apart: self.is_cpu()
+                && parameters.kv_unified
+                && flash_attention == FlashAttention::On,
         }
     }
 }
@@ -255,65 +418,18 @@ fn read_template(path: &Path) -> Result<String, LoadError> {
     fs::read_to_string(path).map_err(unreadable)
 }
 
-fn load_params(parameters: &Parameters, device: Device) -> LoadParams {
-    let (n_gpu_layers, main_gpu) = match device {
-        Device::Cpu => (Some(0), None),
-        Device::Gpu(index) => (parameters.n_gpu_layers, Some(index)),
-    };
-    LoadParams {
-        use_mmap: parameters.use_mmap,
-        use_mlock: parameters.use_mlock,
-        n_gpu_layers,
-        main_gpu,
-        vocab_only: false,
-    }
-}
-
 /// On a CPU the fused kernel is worth it for heads of some size only, see docs/performance.md, and it
 /// sums in f16 in the order of the cells, which other requests decide.
-fn flash_attention(
-    parameters: &Parameters,
-    device: Device,
-    file: &llama::ModelFile,
-) -> FlashAttention {
+fn flash_attention(parameters: &Parameters, is_cpu: bool, file: &ModelFile) -> FlashAttention {
     let is_needed = parameters.cache_type_v.is_quantized();
     match parameters.flash_attn {
         config::FlashAttn::On => FlashAttention::On,
         config::FlashAttn::Off => FlashAttention::Off,
-        config::FlashAttn::Auto if device != Device::Cpu => FlashAttention::Auto,
+        config::FlashAttn::Auto if !is_cpu => FlashAttention::Auto,
         config::FlashAttn::Auto if is_needed || file.key_length >= MIN_FUSED_HEAD => {
             FlashAttention::On
         }
         config::FlashAttn::Auto => FlashAttention::Off,
-    }
-}
-
-fn context_params(
-    parameters: &Parameters,
-    device: Device,
-    flash_attention: FlashAttention,
-    n_slots: usize,
-    n_cells: u32,
-) -> ContextParams {
-    ContextParams {
-        n_slots,
-        n_draft_rows: match max_draft(parameters) {
-            0 => 0,
-            max_draft => DRAFTED_ROWS.max(1 + max_draft),
-        },
-        n_cells: n_cells as usize,
-        kv_unified: parameters.kv_unified,
-        n_batch: parameters.n_batch as usize,
-        n_ubatch: parameters.n_ubatch as usize,
-        n_threads: parameters.n_threads,
-        n_threads_batch: parameters.n_threads_batch,
-        type_k: cache_type(parameters.cache_type_k),
-        type_v: cache_type(parameters.cache_type_v),
-        flash_attention,
-        offload_kqv: true,
-        decode_apart: device == Device::Cpu
-            && parameters.kv_unified
-            && flash_attention == FlashAttention::On,
     }
 }
 
@@ -323,10 +439,6 @@ fn max_draft(parameters: &Parameters) -> usize {
         SpeculativeMethod::None => 0,
         _ => parameters.num_speculative_tokens as usize,
     }
-}
-
-fn cache_type(configured: config::CacheType) -> CacheType {
-    CacheType::from_name(configured.as_str()).expect("both tables have llama.cpp's names")
 }
 
 #[cfg(test)]
@@ -351,14 +463,6 @@ mod tests {
         ] {
             let n_ctx = automatic_n_ctx(trained, affordable, max_positions);
             assert_eq!(n_ctx, expected, "{trained} {affordable} {max_positions:?}");
-        }
-    }
-
-    #[test]
-    fn every_configured_cache_type_is_known() {
-        for configured in config::CacheType::ALL {
-            let name = configured.as_str();
-            assert!(CacheType::from_name(name).is_some(), "{name}");
         }
     }
 }

@@ -185,6 +185,10 @@ impl Model {
         }
     }
 
+    pub(super) fn as_ptr(self) -> *mut TRITONBACKEND_Model {
+        self.0.as_ptr()
+    }
+
     /// Returns the folder of this version, such as `models/chat/1`.
     pub(crate) fn version_folder(self) -> Result<PathBuf, Error> {
         let (mut kind, mut location) = (TRITONBACKEND_ARTIFACT_FILESYSTEM, ptr::null());
@@ -308,7 +312,8 @@ impl Model {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum InstanceKind {
     Cpu,
-    Gpu,
+    /// On the GPU of this number.
+    Gpu(u32),
     /// The backend chooses.
     Model,
 }
@@ -332,13 +337,28 @@ impl Instance {
         unsafe { call!(TRITONBACKEND_ModelInstanceKind(self.0.as_ptr(), &mut kind)) }?;
         match kind {
             TRITONSERVER_INSTANCEGROUPKIND_CPU => Ok(InstanceKind::Cpu),
-            TRITONSERVER_INSTANCEGROUPKIND_GPU => Ok(InstanceKind::Gpu),
+            TRITONSERVER_INSTANCEGROUPKIND_GPU => Ok(InstanceKind::Gpu(self.device_id()?)),
             TRITONSERVER_INSTANCEGROUPKIND_MODEL => Ok(InstanceKind::Model),
             other => Err(Error::new(
                 Code::Unsupported,
                 format!("instance kind {other} is not one that this backend knows"),
             )),
         }
+    }
+
+    fn device_id(self) -> Result<u32, Error> {
+        let mut id = 0;
+        // SAFETY: the handle is valid and `id` may be written.
+        unsafe {
+            call!(TRITONBACKEND_ModelInstanceDeviceId(
+                self.0.as_ptr(),
+                &mut id
+            ))
+        }?;
+        u32::try_from(id).map_err(|_| {
+            let message = format!("an instance on a GPU has the device id {id}");
+            Error::new(Code::Internal, message)
+        })
     }
 
     pub(super) fn as_ptr(self) -> *mut TRITONBACKEND_ModelInstance {
@@ -370,19 +390,24 @@ impl Attached {
     }
 }
 
-/// Makes one CPU instance the default where a configuration names no group.
+/// Makes an instance on each GPU, or one on the CPU, the default where a configuration names no group.
 ///
 /// # Safety
 ///
 /// `attributes` is what Triton passed to `TRITONBACKEND_GetBackendAttribute`.
-pub(crate) unsafe fn prefer_cpu_instances(
+pub(crate) unsafe fn prefer_instances(
     attributes: *mut TRITONBACKEND_BackendAttribute,
+    on_gpus: bool,
 ) -> Result<(), Error> {
+    let kind = match on_gpus {
+        true => TRITONSERVER_INSTANCEGROUPKIND_GPU,
+        false => TRITONSERVER_INSTANCEGROUPKIND_CPU,
+    };
     // SAFETY: the attributes are valid by the caller's promise; no device ids are given.
     unsafe {
         call!(TRITONBACKEND_BackendAttributeAddPreferredInstanceGroup(
             attributes,
-            TRITONSERVER_INSTANCEGROUPKIND_CPU,
+            kind,
             1,
             ptr::null(),
             0

@@ -15,7 +15,8 @@ fn a_good_file_is_described() {
     assert_eq!((file.n_layers, file.max_positions), (2, None));
     assert_eq!((file.key_length, file.value_length), (16, 16));
     assert_eq!(file.n_kv_heads, [2, 2]);
-    assert_eq!(file.n_tensors, 21);
+    assert_eq!(file.tensors.len(), 21);
+    assert_eq!(file.tensors[0].name, "token_embd.weight");
     assert_eq!(file.tokenizer, "llama");
     assert_eq!(file.n_bytes, fs::metadata(&path).expect("written").len());
     // 2 layers of 32 keys and 32 values.
@@ -309,7 +310,7 @@ fn every_shard_is_needed() {
     );
     fs::write(&second, shard(1)).expect("writable");
     let file = ModelFile::read(&first).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!((file.n_tensors, file.shards.len()), (21, 2));
+    assert_eq!((file.tensors.len(), file.shards.len()), (21, 2));
     assert_eq!(file.n_bytes, (shard(0).len() + shard(1).len()) as u64);
     let error = ModelFile::read(&second)
         .expect_err("it is not the first")

@@ -10,7 +10,7 @@ use super::ModelFile;
 use super::architecture::{Keys, Lengths};
 use super::error::{Problem, value};
 use super::source::{ARRAY, MAX_KEPT, Metadata, STRING, Source};
-use super::tensors::{self, POSITIONS};
+use super::tensors::{self, Tensor};
 use super::vocabulary::{self, Tokens};
 
 /// The limits: far above any real model, far below what would exhaust memory.
@@ -24,12 +24,14 @@ const MAX_LAYERS: u64 = MAX_KEPT;
 
 const DEFAULT_ALIGNMENT: u64 = 32;
 
+/// The tensor with a row for each position, where positions are learned: ggml asserts that a position
+/// has one.
+const POSITIONS: &str = "position_embd.weight";
+
 /// A header as it was read, before it is known to be of a model.
 pub(super) struct Header {
     pub(super) n_bytes: u64,
-    pub(super) n_tensors: u64,
-    /// Rows of the table of learned positions.
-    pub(super) n_positions: Option<u64>,
+    pub(super) tensors: Vec<Tensor>,
     values: HashMap<String, Metadata>,
     tokens: Tokens,
 }
@@ -51,8 +53,7 @@ impl Header {
         let n_keys = source.count("the number of keys", MAX_KEYS)?;
         let mut header = Self {
             n_bytes: source.n_bytes(),
-            n_tensors,
-            n_positions: None,
+            tensors: Vec::new(),
             values: HashMap::new(),
             tokens: Tokens::default(),
         };
@@ -60,7 +61,7 @@ impl Header {
             header.read_key(&mut source, with_vocabulary)?;
         }
         let alignment = header.unsigned("general.alignment")?;
-        header.n_positions = tensors::check(
+        header.tensors = tensors::read(
             &mut source,
             n_tensors,
             alignment.unwrap_or(DEFAULT_ALIGNMENT),
@@ -150,12 +151,12 @@ impl Header {
         }
     }
 
-    /// What the keys say about a model of these shards.
+    /// What the keys say about a model of these shards and tensors.
     pub(super) fn model(
         self,
         shards: Vec<PathBuf>,
         n_bytes: u64,
-        n_tensors: u64,
+        tensors: Vec<Tensor>,
     ) -> Result<ModelFile, Problem> {
         let architecture = self.text("general.architecture")?;
         let keys = Keys {
@@ -180,6 +181,8 @@ impl Header {
         keys.check_drafting_layers(n_layers)?;
         keys.check_experts(n_layers)?;
         keys.check_rope_scaling()?;
+        let n_experts_used = keys.per_layer("expert_used_count", n_layers)?;
+        let n_experts_used = n_experts_used.unwrap_or_default();
         let n_embd = keys.needed("embedding_length")?;
         let n_heads = keys.per_layer("attention.head_count", n_layers)?;
         let n_kv_heads = keys.per_layer("attention.head_count_kv", n_layers)?;
@@ -195,16 +198,20 @@ impl Header {
                 .unwrap_or(head_length),
         };
         keys.check_heads(lengths, first)?;
-        let max_positions = match self.n_positions {
+        let positions = tensors.iter().find(|tensor| tensor.name == POSITIONS);
+        let max_positions = match positions.map(|tensor| tensor.n_rows) {
             Some(found @ 0..2) => {
-                return Err(value(&format!("rows of {POSITIONS}"), found, "at least 2"));
+                let what = format!("rows of {}", tensors::called(POSITIONS));
+                return Err(value(&what, found, "at least 2"));
             }
             n_positions => n_positions.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
         };
         Ok(ModelFile {
             shards,
             n_bytes,
-            n_tensors,
+            tensors,
+            n_ctx_train: keys.number("context_length")?.unwrap_or(0),
+            n_experts_used: n_experts_used.iter().copied().max().unwrap_or(0),
             n_layers,
             n_heads: n_heads.iter().copied().max().unwrap_or(0),
             n_kv_heads,

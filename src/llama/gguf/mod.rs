@@ -14,6 +14,7 @@ mod tensors;
 mod vocabulary;
 
 pub use error::{GgufError, Problem};
+pub use tensors::Tensor;
 pub use vocabulary::VocabularyProblem;
 
 use std::path::{Path, PathBuf};
@@ -24,13 +25,18 @@ use super::CacheType;
 /// What a model's header says, as far as loading and planning need it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ModelFile {
-    /// The file, or all shards in order.
+    /// The file, or all shards in order; never empty.
     pub shards: Vec<PathBuf>,
     /// Of all shards together.
     pub n_bytes: u64,
-    pub n_tensors: u64,
+    /// Of all shards, in the order of the file.
+    pub tensors: Vec<Tensor>,
     pub architecture: String,
     pub n_layers: u32,
+    /// Tokens of context that the model was trained with.
+    pub n_ctx_train: u32,
+    /// Experts that compute a token, of the layer that has most; 0 where there are none.
+    pub n_experts_used: u32,
     /// Attention heads of the layer that has most.
     pub n_heads: u32,
     /// One for each layer.
@@ -56,7 +62,7 @@ impl ModelFile {
         let mut header = Header::read(path, true).map_err(fail)?;
         let shards = header.shards(path).map_err(fail)?;
         let mut n_bytes = header.n_bytes;
-        let mut n_tensors = header.n_tensors;
+        let mut tensors = std::mem::take(&mut header.tensors);
         for (shard, number) in shards.iter().skip(1).zip(1..) {
             let fail = |problem| GgufError {
                 file: shard.clone(),
@@ -72,23 +78,33 @@ impl ModelFile {
                 }));
             }
             n_bytes += other.n_bytes;
-            n_tensors += other.n_tensors;
-            header.n_positions = header.n_positions.or(other.n_positions);
+            tensors.extend(other.tensors);
         }
-        header.model(shards, n_bytes, n_tensors).map_err(fail)
+        header.model(shards, n_bytes, tensors).map_err(fail)
+    }
+
+    /// The file; of a split model the first shard.
+    pub fn path(&self) -> &Path {
+        &self.shards[0]
+    }
+
+    /// Bytes that one token takes in the KV cache, for each layer.
+    ///
+    /// An upper bound for models whose layers do not all cache every token.
+    pub fn kv_bytes_by_layer(
+        &self,
+        type_k: CacheType,
+        type_v: CacheType,
+    ) -> impl Iterator<Item = u64> {
+        self.n_kv_heads.iter().map(move |&n_heads| {
+            type_k.n_bytes(u64::from(n_heads) * u64::from(self.key_length))
+                + type_v.n_bytes(u64::from(n_heads) * u64::from(self.value_length))
+        })
     }
 
     /// Bytes that one token takes in the KV cache, over all layers.
-    ///
-    /// An upper bound for models whose layers do not all cache every token.
     pub fn kv_bytes_per_cell(&self, type_k: CacheType, type_v: CacheType) -> u64 {
-        self.n_kv_heads
-            .iter()
-            .map(|&n_heads| {
-                type_k.n_bytes(u64::from(n_heads) * u64::from(self.key_length))
-                    + type_v.n_bytes(u64::from(n_heads) * u64::from(self.value_length))
-            })
-            .sum()
+        self.kv_bytes_by_layer(type_k, type_v).sum()
     }
 
     /// Bytes that one token in the KV cache adds to the buffers of a step of `n_rows` rows where

@@ -8,17 +8,23 @@ use super::source::Source;
 const MAX_NAME_BYTES: u64 = 63;
 const MAX_DIMENSIONS: u64 = 4;
 
-/// The tensor with a row for each position, where positions are learned.
-pub(super) const POSITIONS: &str = "tensor 'position_embd.weight'";
+/// A tensor of a model file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tensor {
+    pub name: String,
+    /// Of a matrix, the numbers that it makes of a column; of a vector 1.
+    pub n_rows: u64,
+    /// Matrices, where there are several, as those of experts.
+    pub n_matrices: u64,
+    pub n_bytes: u64,
+}
 
 /// Reads the table, which `source` stands before; checks it against the size of the file.
-///
-/// Returns the rows of [`POSITIONS`], if it is there: ggml asserts that a position has one.
-pub(super) fn check(
+pub(super) fn read(
     source: &mut Source,
     n_tensors: u64,
     alignment: u64,
-) -> Result<Option<u64>, Problem> {
+) -> Result<Vec<Tensor>, Problem> {
     if !alignment.is_power_of_two() || alignment > 1 << 20 {
         return Err(value(
             "general.alignment",
@@ -28,57 +34,47 @@ pub(super) fn check(
     }
     let mut tensors = Vec::new();
     let mut end = 0u64;
-    let mut n_positions = None;
     for _ in 0..n_tensors {
-        let Tensor {
-            what,
-            n_rows,
-            n_bytes,
-            offset,
-        } = read_tensor(source)?;
-        if what == POSITIONS {
-            n_positions = Some(n_rows);
-        }
+        let (tensor, offset) = read_tensor(source)?;
+        let what = called(&tensor.name);
         if offset != end {
             let what = format!("offset of {what}");
             return Err(value(&what, offset, "the padded end of the tensor before"));
         }
+        let n_bytes = tensor.n_bytes;
         end = offset
             .checked_add(n_bytes)
             .and_then(|end| end.checked_next_multiple_of(alignment))
             .filter(|&end| i64::try_from(end).is_ok())
             .ok_or_else(|| value(&what, n_bytes, "of a size that 63 bits can hold"))?;
-        tensors.push((what, n_bytes, offset));
+        tensors.push((tensor, offset));
     }
     // Only the padding behind the last tensor may be missing.
     let data = source.offset().next_multiple_of(alignment);
     let n_data = source.n_bytes().saturating_sub(data);
-    for (what, n_bytes, offset) in tensors {
-        let n_left = n_data.saturating_sub(offset);
-        if n_bytes > n_left {
+    for (tensor, offset) in &tensors {
+        let n_left = n_data.saturating_sub(*offset);
+        if tensor.n_bytes > n_left {
             return Err(Problem::Truncated {
-                what,
+                what: called(&tensor.name),
                 offset: data + offset,
-                n_bytes,
+                n_bytes: tensor.n_bytes,
                 n_left,
             });
         }
     }
-    Ok(n_positions)
+    Ok(tensors.into_iter().map(|(tensor, _)| tensor).collect())
 }
 
-/// An entry of the tensor table.
-struct Tensor {
-    what: String,
-    n_rows: u64,
-    n_bytes: u64,
-    /// In the data.
-    offset: u64,
+/// What errors call a tensor.
+pub(super) fn called(name: &str) -> String {
+    format!("tensor '{name}'")
 }
 
-fn read_tensor(source: &mut Source) -> Result<Tensor, Problem> {
+/// Reads an entry of the table: the tensor, and its offset in the data.
+fn read_tensor(source: &mut Source) -> Result<(Tensor, u64), Problem> {
     let name = source.text("a tensor's name")?;
-    let what = format!("tensor '{name}'");
+    let what = called(&name);
     if name.len() as u64 > MAX_NAME_BYTES {
         let found = name.len() as u64;
         let what = "the bytes of a tensor's name".to_owned();
@@ -104,12 +100,13 @@ fn read_tensor(source: &mut Source) -> Result<Tensor, Problem> {
     let kind = source.u32(&what)?;
     let n_bytes = tensor_bytes(&what, kind, &shape)?;
     let offset = source.u64(&what)?;
-    Ok(Tensor {
-        what,
+    let tensor = Tensor {
+        name,
         n_rows: shape.get(1).copied().unwrap_or(1),
+        n_matrices: shape.get(2).copied().unwrap_or(1),
         n_bytes,
-        offset,
-    })
+    };
+    Ok((tensor, offset))
 }
 
 /// The bytes of a tensor, by ggml's table of types.

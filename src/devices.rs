@@ -1,0 +1,62 @@
+//! The GPUs of this machine, asked of NVIDIA's driver.
+//!
+//! Called on Triton's threads while a model is loaded. The driver is opened at run time, so that the
+//! library also loads where there is none; a build without CUDA asks nobody.
+
+#[cfg(feature = "cuda")]
+use std::panic::catch_unwind;
+
+use crate::config::Gpu;
+
+/// Lists the GPUs in CUDA's order, with the memory that is free now; `None` in a build without CUDA.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn gpus() -> Option<Vec<Gpu>> {
+    None
+}
+
+/// Lists the GPUs in CUDA's order, with the memory that is free now; `None` in a build without CUDA.
+///
+/// No GPU is what a machine has whose driver is missing, too old or does not answer.
+#[cfg(feature = "cuda")]
+pub(crate) fn gpus() -> Option<Vec<Gpu>> {
+    // cudarc panics where the driver, or one of its functions, is missing.
+    let listed = catch_unwind(list);
+    Some(match listed {
+        Ok(Ok(gpus)) => gpus,
+        Ok(Err(error)) => {
+            log::warn!("NVIDIA's driver lists no GPU: {error}");
+            Vec::new()
+        }
+        Err(_) => {
+            log::warn!("NVIDIA's driver lacks a function that is needed to list the GPUs");
+            Vec::new()
+        }
+    })
+}
+
+#[cfg(feature = "cuda")]
+fn list() -> Result<Vec<Gpu>, cudarc::driver::DriverError> {
+    use cudarc::driver::{CudaContext, sys};
+
+    // SAFETY: this runs the initialisers of the driver's library, which CUDA programs do at start.
+    if !unsafe { sys::is_culib_present() } {
+        return Ok(Vec::new());
+    }
+    let positive = |number: i32| u32::try_from(number).unwrap_or(0);
+    let one = |index: u32| {
+        // llama.cpp makes this context as well; what it takes is then no longer counted as free.
+        let context = CudaContext::new(index as usize)?;
+        let (free, total) = context.mem_get_info()?;
+        let (major, minor) = context.compute_capability()?;
+        Ok(Gpu {
+            index,
+            model: context.name()?,
+            compute_capability: (positive(major), positive(minor)),
+            free_bytes: free as u64,
+            total_bytes: total as u64,
+        })
+    };
+    (0..positive(CudaContext::device_count()?))
+        .map(one)
+        .collect()
+}

@@ -1,0 +1,184 @@
+//! What a model takes of a GPU's memory, from its file and its configuration.
+//!
+//! Pure. Weights and caches are exact but for models that cache less than every token in every layer.
+//! The buffers of a step are an upper estimate, as llama.cpp plans them only once the weights are
+//! loaded: see [`Demand::step`].
+
+use regex_lite::Regex;
+
+use crate::config::{self, Parameters, TensorOverride};
+use crate::llama::{CacheType, FlashAttention, ModelFile, Tensor};
+
+/// Live rows of the widest layer in a step: gate, up and their product.
+const N_LIVE: u64 = 3;
+/// Bytes of an entry of the mask, in the two formats that are made of it.
+const MASK_BYTES: u64 = 6;
+/// Weights that are copied to the GPU at a time: one computes while the next comes.
+const N_COPIES: u64 = 2;
+/// Head sizes that CUDA's fused attention has code for.
+const FUSED_HEADS: [(u32, u32); 10] = [
+    (40, 40),
+    (64, 64),
+    (72, 72),
+    (80, 80),
+    (96, 96),
+    (112, 112),
+    (128, 128),
+    (256, 256),
+    (512, 512),
+    (576, 512),
+];
+
+/// Tensors that are read row by row, which llama.cpp leaves in host memory.
+const INPUTS: [&str; 4] = [
+    "token_embd.weight",
+    "position_embd.weight",
+    "per_layer_token_embd.weight",
+    "token_types.weight",
+];
+const OUTPUT: &str = "output.weight";
+
+/// What is held on a GPU for a layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Layer {
+    pub(super) weights: u64,
+    /// For each cell of the KV cache.
+    pub(super) cell: u64,
+}
+
+/// The bytes that a model takes where it computes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Demand {
+    /// The layers that can be on a GPU, the output as the last.
+    pub(super) layers: Vec<Layer>,
+    /// Of a step on each GPU that has layers: the rows of the widest of them.
+    pub(super) step: u64,
+    /// And for each cell that a sequence can see: masks, and the scores where attention is not fused.
+    pub(super) step_cell: u64,
+    /// The rows of the output.
+    pub(super) logits: u64,
+    /// For weights that stay in host memory, which the GPU reads for large steps.
+    pub(super) copies: u64,
+    /// A model that drafts, whole on the first GPU.
+    pub(super) draft: Layer,
+}
+
+impl Demand {
+    pub(super) fn new(
+        file: &ModelFile,
+        draft: Option<&ModelFile>,
+        parameters: &Parameters,
+        flash_attention: FlashAttention,
+    ) -> Self {
+        let (type_k, type_v) = cache_types(parameters);
+        let n_layers = file.n_layers as usize;
+        let cells = file.kv_bytes_by_layer(type_k, type_v);
+        let mut layers: Vec<Layer> = cells.map(|cell| Layer { weights: 0, cell }).collect();
+        layers.resize(n_layers + 1, Layer::default());
+        let overrides = Overrides::new(&parameters.overrides());
+        let mut largest = 0;
+        for tensor in &file.tensors {
+            let layer = layer_of(tensor, file, n_layers);
+            let Some(layer) = layer else { continue };
+            largest = largest.max(tensor.n_bytes);
+            if !overrides.keep_in_host(tensor) {
+                layers[layer].weights += tensor.n_bytes;
+            }
+        }
+        let rows = u64::from(parameters.n_ubatch) * size_of::<f32>() as u64;
+        let is_fused = flash_attention != FlashAttention::Off
+            && FUSED_HEADS.contains(&(file.key_length, file.value_length));
+        let mut step_cell = u64::from(parameters.n_ubatch) * MASK_BYTES;
+        if !is_fused {
+            step_cell += file.score_bytes_per_cell(parameters.n_ubatch);
+        } else if type_k != CacheType::F16 || type_v != CacheType::F16 {
+            // The fused attention computes in f16, and converts a layer's cache for large steps.
+            let converted = file.kv_bytes_by_layer(CacheType::F16, CacheType::F16);
+            step_cell += converted.max().unwrap_or(0);
+        }
+        let draft = draft.map(|file| Layer {
+            weights: file
+                .n_bytes
+                .saturating_add(rows * (N_LIVE * widest(file) + n_outputs(file))),
+            cell: file.kv_bytes_per_cell(type_k, type_v) + step_cell,
+        });
+        Self {
+            layers,
+            step: rows.saturating_mul(N_LIVE * widest(file)),
+            step_cell,
+            logits: rows.saturating_mul(n_outputs(file)),
+            copies: largest.saturating_mul(N_COPIES),
+            draft: draft.unwrap_or_default(),
+        }
+    }
+}
+
+pub(super) fn cache_types(parameters: &Parameters) -> (CacheType, CacheType) {
+    let known = |configured: config::CacheType| {
+        CacheType::from_name(configured.as_str()).expect("both tables have llama.cpp's names")
+    };
+    (
+        known(parameters.cache_type_k),
+        known(parameters.cache_type_v),
+    )
+}
+
+/// The index of the layer that a tensor belongs to, the output's after the last; `None` for input.
+fn layer_of(tensor: &Tensor, file: &ModelFile, n_layers: usize) -> Option<usize> {
+    if let Some(rest) = tensor.name.strip_prefix("blk.") {
+        let number = rest
+            .split('.')
+            .next()
+            .and_then(|number| number.parse().ok());
+        return Some(number.unwrap_or(n_layers).min(n_layers));
+    }
+    let is_tied = || !file.tensors.iter().any(|tensor| tensor.name == OUTPUT);
+    let is_input = INPUTS.contains(&tensor.name.as_str());
+    // Without a matrix of its own, the output has a copy of the input's.
+    let is_both = tensor.name == INPUTS[0] && is_tied();
+    (!is_input || is_both).then_some(n_layers)
+}
+
+/// The numbers that the widest layer makes of a token.
+fn widest(file: &ModelFile) -> u64 {
+    let width = |tensor: &Tensor| match tensor.n_matrices {
+        0 | 1 => tensor.n_rows,
+        n_matrices => tensor.n_rows * n_matrices.min(u64::from(file.n_experts_used.max(1))),
+    };
+    let blocks = file
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.name.starts_with("blk."));
+    blocks.map(width).max().unwrap_or(0)
+}
+
+/// The numbers that the output makes of a token.
+fn n_outputs(file: &ModelFile) -> u64 {
+    let is_output = |tensor: &&Tensor| [OUTPUT, INPUTS[0]].contains(&tensor.name.as_str());
+    let outputs = file.tensors.iter().filter(is_output);
+    outputs.map(|tensor| tensor.n_rows).max().unwrap_or(0)
+}
+
+/// Compiled patterns, each with whether what it matches stays in host memory.
+struct Overrides(Vec<(Regex, bool)>);
+
+impl Overrides {
+    fn new(overrides: &[TensorOverride]) -> Self {
+        let compiled = overrides.iter().map(|place| {
+            let pattern =
+                Regex::new(&place.pattern).expect("patterns are checked when they are read");
+            (pattern, place.is_host())
+        });
+        Self(compiled.collect())
+    }
+
+    fn keep_in_host(&self, tensor: &Tensor) -> bool {
+        let mut overrides = self.0.iter();
+        overrides
+            .find(|(pattern, _)| pattern.is_match(&tensor.name))
+            .is_some_and(|(_, is_host)| *is_host)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+//! Which layers go to which GPU, and how long a context and how many slots they leave room for.
+//!
+//! Called before anything of a model is loaded; pure: sizes come in, a plan or what is missing goes out.
+//! What is set is kept, and an error where it does not fit. Of what is left to us, the context gives
+//! way first, down to [`MIN_AUTOMATIC_N_CTX`], then the slots where each has cells of its own, and at
+//! last the layers, as with llama.cpp's `--fit`.
+
+use std::fmt::{self, Write};
+use std::ops::RangeInclusive;
+
+use super::demand::Demand;
+use crate::config::{Gpu, GpuLayers};
+
+/// Tokens of context that layers do not stay in host memory for; llama.cpp's `--fit-ctx`.
+pub(super) const MIN_AUTOMATIC_N_CTX: u32 = 4096;
+/// KV caches are made of multiples of this many cells.
+pub(super) const N_CTX_STEP: u32 = 256;
+
+const MIB: u64 = 1 << 20;
+
+/// What may be chosen, and what there is room in.
+pub(super) struct Fit<'a> {
+    pub(super) demand: &'a Demand,
+    /// In the order in which the layers go to them; at least one.
+    pub(super) gpus: &'a [Gpu],
+    /// Bytes of each GPU that stay free.
+    pub(super) margin: u64,
+    /// Bytes of host memory for the cache of layers that stay there.
+    pub(super) host: u64,
+    pub(super) n_gpu_layers: GpuLayers,
+    /// A proportion for each GPU; empty leaves it to the plan.
+    pub(super) ratios: &'a [f32],
+    /// Whether each matrix is split over the GPUs, in place of the layers.
+    pub(super) split_rows: bool,
+    /// Tokens of a sequence: what is set, or the least and the most.
+    pub(super) n_ctx: RangeInclusive<u32>,
+    /// Slots: what is set, or the least and the most.
+    pub(super) n_slots: RangeInclusive<u32>,
+    /// The slots go by so many at a time, one for each instance.
+    pub(super) n_instances: u32,
+    /// Whether all slots share the cells; else each has `n_ctx` of them.
+    pub(super) kv_unified: bool,
+}
+
+/// What was chosen, and what it takes.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Plan {
+    pub(super) n_gpu_layers: u32,
+    /// A proportion for each GPU, as llama.cpp takes it.
+    pub(super) tensor_split: Vec<f32>,
+    pub(super) n_ctx: u32,
+    pub(super) n_slots: u32,
+    /// For each GPU.
+    pub(super) shares: Vec<Share>,
+    /// Bytes of the cache of layers that stay in host memory.
+    pub(super) host_cache: u64,
+}
+
+/// What a GPU holds, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Share {
+    pub(super) n_layers: u32,
+    pub(super) weights: u64,
+    pub(super) cache: u64,
+    pub(super) step: u64,
+}
+
+impl Share {
+    pub(super) fn n_bytes(&self) -> u64 {
+        self.weights
+            .saturating_add(self.cache)
+            .saturating_add(self.step)
+    }
+}
+
+/// What does not fit.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{n_gpu_layers} layers on GPUs, n_ctx = {n_ctx} and {n_slots} slots need {needed} bytes of {memory}: \
+     {free} bytes are free, {margin} of them are kept free"
+)]
+pub(super) struct Short {
+    n_gpu_layers: u32,
+    n_ctx: u32,
+    n_slots: u32,
+    memory: String,
+    needed: u64,
+    free: u64,
+    margin: u64,
+}
+
+impl Fit<'_> {
+    /// Chooses what is left open.
+    pub(super) fn plan(&self) -> Result<Plan, Short> {
+        let all = self.demand.layers.len() as u32;
+        let layers = match self.n_gpu_layers {
+            GpuLayers::Auto => 1..=all,
+            GpuLayers::All => all..=all,
+            GpuLayers::Count(count) => count..=count,
+        };
+        let (n_layers, n_ctx, n_slots) = (*layers.end(), *self.n_ctx.start(), *self.n_slots.end());
+        if self.at(n_layers, n_ctx, n_slots).is_ok() {
+            return self.longest(n_layers, n_slots);
+        }
+        let mut short = None;
+        // Slots that share their cells take none of their own.
+        let fewest = match self.kv_unified {
+            true => n_slots,
+            false => *self.n_slots.start(),
+        };
+        let fewer_slots = (fewest..n_slots)
+            .rev()
+            .filter(|n_slots| n_slots % self.n_instances == 0)
+            .map(|n_slots| (n_layers, n_slots));
+        let fewer_layers = layers.rev().map(|n_layers| (n_layers, fewest));
+        for (n_layers, n_slots) in fewer_slots.chain(fewer_layers) {
+            match self.at(n_layers, n_ctx, n_slots) {
+                Ok(plan) => return Ok(plan),
+                Err(error) => short = Some(error),
+            }
+        }
+        Err(short.expect("at least one number of layers was tried"))
+    }
+
+    /// The longest context for so many layers and slots; the shortest is known to fit.
+    fn longest(&self, n_layers: u32, n_slots: u32) -> Result<Plan, Short> {
+        let (mut fits, mut fails) = (*self.n_ctx.start(), *self.n_ctx.end());
+        if let Ok(plan) = self.at(n_layers, fails, n_slots) {
+            return Ok(plan);
+        }
+        while fails - fits > N_CTX_STEP {
+            let middle = (fits + (fails - fits) / 2).next_multiple_of(N_CTX_STEP);
+            let middle = if middle < fails {
+                middle
+            } else {
+                middle - N_CTX_STEP
+            };
+            if middle <= fits {
+                break;
+            }
+            match self.at(n_layers, middle, n_slots) {
+                Ok(_) => fits = middle,
+                Err(_) => fails = middle,
+            }
+        }
+        self.at(n_layers, fits, n_slots)
+    }
+
+    /// Spreads so many layers for such a context.
+    fn at(&self, n_gpu_layers: u32, n_ctx: u32, n_slots: u32) -> Result<Plan, Short> {
+        let short = |memory: String, needed, free, margin| Short {
+            n_gpu_layers,
+            n_ctx,
+            n_slots,
+            memory,
+            needed,
+            free,
+            margin,
+        };
+        let n_cells = match self.kv_unified {
+            true => u64::from(n_ctx),
+            false => u64::from(n_ctx).saturating_mul(u64::from(n_slots)),
+        };
+        let layers = &self.demand.layers;
+        let first = layers.len() - n_gpu_layers as usize;
+        let host_cell: u64 = layers[..first].iter().map(|layer| layer.cell).sum();
+        let host_cache = host_cell.saturating_mul(n_cells);
+        if host_cache > self.host {
+            return Err(short("host memory".to_owned(), host_cache, self.host, 0));
+        }
+        let size = Size {
+            first,
+            n_cells,
+            n_ctx: u64::from(n_ctx),
+        };
+        let budgets: Vec<u64> = self
+            .gpus
+            .iter()
+            .map(|gpu| gpu.free_bytes.saturating_sub(self.margin))
+            .collect();
+        let by_budget: Vec<f32> = budgets.iter().map(|&budget| budget as f32).collect();
+        let ratios = match self.ratios {
+            [] => &by_budget,
+            ratios => ratios,
+        };
+        let mut counts = spread(ratios, n_gpu_layers);
+        let mut shares = self.shares(&counts, ratios, &size);
+        let fit = |shares: &[Share]| {
+            let mut pairs = shares.iter().zip(&budgets);
+            pairs.all(|(share, &budget)| share.n_bytes() <= budget)
+        };
+        // The last GPU has the output as well, so that a fair part may be too much for it.
+        if !fit(&shares) && self.ratios.is_empty() && !self.split_rows {
+            let packed = self.pack(&budgets, n_gpu_layers, &size);
+            let other = self.shares(&packed, ratios, &size);
+            if fit(&other) {
+                (counts, shares) = (packed, other);
+            }
+        }
+        let missing = |(at, share): &(usize, &Share)| share.n_bytes().saturating_sub(budgets[*at]);
+        let worst = shares.iter().enumerate().max_by_key(missing);
+        if let Some((at, share)) = worst.filter(|pair| missing(pair) > 0) {
+            let gpu = &self.gpus[at];
+            let name = format!("{} ({})", gpu.name(), gpu.model);
+            return Err(short(name, share.n_bytes(), gpu.free_bytes, self.margin));
+        }
+        let tensor_split = match self.split_rows {
+            true => ratios.to_vec(),
+            false => counts.iter().map(|&count| count as f32).collect(),
+        };
+        Ok(Plan {
+            n_gpu_layers,
+            tensor_split,
+            n_ctx,
+            n_slots,
+            shares,
+            host_cache,
+        })
+    }
+
+    /// What each GPU holds of so many layers.
+    fn shares(&self, counts: &[u32], ratios: &[f32], size: &Size) -> Vec<Share> {
+        let mut start = size.first;
+        let mut shares = Vec::new();
+        for (gpu, &count) in counts.iter().enumerate() {
+            let end = start + count as usize;
+            shares.push(self.share(gpu, start..end, size));
+            start = end;
+        }
+        if self.split_rows {
+            let total: u64 = shares.iter().map(|share| share.weights).sum();
+            let sum: f64 = ratios.iter().map(|&ratio| f64::from(ratio)).sum();
+            for (share, &ratio) in shares.iter_mut().zip(ratios) {
+                // Norms and biases are not split, and rows are rounded: one part in 64 more.
+                let part = total as f64 * f64::from(ratio) / sum;
+                share.weights = (part * (1.0 + 1.0 / 64.0)) as u64;
+            }
+        }
+        shares
+    }
+
+    /// What a GPU holds of these layers.
+    fn share(&self, gpu: usize, layers: std::ops::Range<usize>, size: &Size) -> Share {
+        let demand = self.demand;
+        let n_layers = layers.len() as u32;
+        let has_output = layers.contains(&(demand.layers.len() - 1));
+        let layers = &demand.layers[layers];
+        let mut share = Share {
+            n_layers,
+            weights: layers.iter().map(|layer| layer.weights).sum(),
+            cache: layers
+                .iter()
+                .map(|layer| layer.cell.saturating_mul(size.n_cells))
+                .fold(0, u64::saturating_add),
+            step: 0,
+        };
+        // The first GPU computes for layers in host memory, even where it has none of its own.
+        if n_layers > 0 || gpu == 0 {
+            let copies = if size.first > 0 { demand.copies } else { 0 };
+            let logits = if has_output { demand.logits } else { 0 };
+            let by_cells = demand.step_cell.saturating_mul(size.n_ctx);
+            share.step = [demand.step, by_cells, logits, copies]
+                .into_iter()
+                .fold(0, u64::saturating_add);
+        }
+        if gpu == 0 {
+            share.weights = share.weights.saturating_add(demand.draft.weights);
+            let cache = demand.draft.cell.saturating_mul(size.n_cells);
+            share.cache = share.cache.saturating_add(cache);
+        }
+        share
+    }
+
+    /// Gives each GPU, from the last, as many layers as fit; those that fit nowhere go to the first.
+    fn pack(&self, budgets: &[u64], n_gpu_layers: u32, size: &Size) -> Vec<u32> {
+        let mut counts = vec![0; budgets.len()];
+        let mut end = size.first + n_gpu_layers as usize;
+        for gpu in (0..budgets.len()).rev() {
+            let mut start = end;
+            while start > size.first {
+                let share = self.share(gpu, start - 1..end, size);
+                if share.n_bytes() > budgets[gpu] {
+                    break;
+                }
+                start -= 1;
+            }
+            if gpu == 0 {
+                start = size.first;
+            }
+            counts[gpu] = (end - start) as u32;
+            end = start;
+        }
+        counts
+    }
+
+    /// The table for the log: what was chosen, why, and what it takes.
+    pub(super) fn table(&self, plan: &Plan) -> String {
+        Table { fit: self, plan }.to_string()
+    }
+}
+
+/// What the bytes of a layer depend on.
+struct Size {
+    /// The first layer that is not in host memory.
+    first: usize,
+    n_cells: u64,
+    /// Cells of one part.
+    n_ctx: u64,
+}
+
+/// The layers of each GPU, as llama.cpp finds them from the proportions.
+fn spread(ratios: &[f32], n_layers: u32) -> Vec<u32> {
+    let mut sum = 0.0;
+    let ends: Vec<f32> = ratios
+        .iter()
+        .map(|ratio| {
+            sum += ratio;
+            sum
+        })
+        .collect();
+    let mut counts = vec![0; ratios.len()];
+    for layer in 0..n_layers {
+        let at = layer as f32 / n_layers as f32;
+        let gpu = ends.iter().position(|end| end / sum > at);
+        counts[gpu.unwrap_or(0)] += 1;
+    }
+    counts
+}
+
+struct Table<'a> {
+    fit: &'a Fit<'a>,
+    plan: &'a Plan,
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (fit, plan) = (self.fit, self.plan);
+        let all = fit.demand.layers.len() as u32;
+        let why = |is_set: bool, is_most: bool| match (is_set, is_most) {
+            (true, _) => "as configured",
+            (false, true) => "automatic",
+            (false, false) => "automatic, no more fits",
+        };
+        let rows = [
+            (
+                "n_gpu_layers",
+                format!("{} of {all}", plan.n_gpu_layers),
+                why(
+                    fit.n_gpu_layers != GpuLayers::Auto,
+                    plan.n_gpu_layers == all,
+                ),
+            ),
+            (
+                "n_ctx",
+                plan.n_ctx.to_string(),
+                why(
+                    fit.n_ctx.start() == fit.n_ctx.end(),
+                    plan.n_ctx == *fit.n_ctx.end(),
+                ),
+            ),
+            (
+                "slots",
+                plan.n_slots.to_string(),
+                why(
+                    fit.n_slots.start() == fit.n_slots.end(),
+                    plan.n_slots == *fit.n_slots.end(),
+                ),
+            ),
+        ];
+        for (name, value, why) in rows {
+            writeln!(f, "  {name:<14}{value:>12}  {why}")?;
+        }
+        let columns = [
+            "MiB", "layers", "weights", "KV cache", "step", "kept", "left", "free",
+        ];
+        write_row(f, columns.map(str::to_owned))?;
+        for (share, gpu) in plan.shares.iter().zip(fit.gpus) {
+            let left = gpu.free_bytes.saturating_sub(share.n_bytes() + fit.margin);
+            let bytes = [
+                share.weights,
+                share.cache,
+                share.step,
+                fit.margin,
+                left,
+                gpu.free_bytes,
+            ];
+            let [weights, cache, step, kept, left, free] = bytes.map(|n| (n / MIB).to_string());
+            let layers = share.n_layers.to_string();
+            write_row(
+                f,
+                [gpu.name(), layers, weights, cache, step, kept, left, free],
+            )?;
+        }
+        write!(f, "  {:<10}{:>27}", "host", plan.host_cache / MIB)
+    }
+}
+
+fn write_row(f: &mut fmt::Formatter<'_>, cells: [String; 8]) -> fmt::Result {
+    let [name, rest @ ..] = cells;
+    write!(f, "  {name:<10}")?;
+    for cell in rest {
+        write!(f, "{cell:>9}")?;
+    }
+    f.write_char('\n')
+}
+
+#[cfg(test)]
+mod tests;
