@@ -724,7 +724,7 @@ fn patterns_are_those_that_both_languages_read_alike() {
     check(r"blk\.(1[0-9]|2\d)\.ffn_.*_exps\.weight$", None);
     check(r"blk\.(?:[^.]+)\.attn", None);
     check("(", Some("group"));
-    check("a)", Some("group"));
+    check("a)", Some("without matching"));
     check("[a", Some("class"));
     check("*", Some("repetition"));
     check("(?i)BLK", Some("of groups, only"));
@@ -799,7 +799,8 @@ fn instances_are_counted_and_placed() {
     let gpu_of = |index, n_instances| (Place::Gpu(index), n_instances, vec![index]);
     let cpu = |n_instances| (Cpu, n_instances, vec![]);
     // groups, instances in all, placement without a GPU and with two
-    let cases: Vec<(Vec<InstanceGroup>, usize, Result<Placed, ()>, Placed)> = vec![
+    type Case = (Vec<InstanceGroup>, usize, Result<Placed, ()>, Placed);
+    let cases: Vec<Case> = vec![
         (
             vec![],
             1,

@@ -205,7 +205,7 @@ impl There<'_> {
             chosen = vec![chosen.swap_remove(main_gpu)];
         }
         // ggml counts rows by the GPU's number, and gives those that are not named their part, too.
-        if parameters.split_mode == SplitMode::Row && chosen != gpus {
+        if parameters.split_mode == SplitMode::Row && !chosen.is_empty() && chosen != gpus {
             return Err(ConfigError::Value {
                 name: "split_mode",
                 value: "\"row\"".to_owned(),

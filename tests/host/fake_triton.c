@@ -31,13 +31,15 @@ enum kind {
   KIND_MODEL,
   KIND_INSTANCE,
   KIND_BACKEND,
+  KIND_ATTRIBUTES,
   N_KINDS
 };
 
 static const char *const KIND_NAMES[N_KINDS] = {"error",    "message", "request",  "factory",
-                                                "response", "model",   "instance", "backend"};
+                                                "response", "model",   "instance", "backend",
+                                                "attributes"};
 
-enum { ALIVE = 0x41, DEAD = 0x44, MAX_ITEMS = 16, MAX_RESPONSES = 8192, MAX_FAULTS = 8 };
+enum { ALIVE = 0x41, DEAD = 0x44, MAX_ITEMS = 16, MAX_RESPONSES = 8192, MAX_FAULTS = 8, MAX_TEXT = 256 };
 
 /* Comes first in every object. */
 typedef struct object {
@@ -57,6 +59,13 @@ struct TRITONSERVER_Message {
   char *text;
 };
 
+struct TRITONSERVER_BufferAttributes {
+  object head;
+  TRITONSERVER_MemoryType memory;
+  int64_t id;
+  size_t n_bytes;
+};
+
 struct TRITONBACKEND_Backend {
   object head;
   void *state;
@@ -71,6 +80,7 @@ struct TRITONBACKEND_Model {
   bool auto_complete;
   bool ready;
   bool config_was_set;
+  char memory[MAX_TEXT]; /* as it was reported last: type, id and bytes of each */
   void *state;
 };
 
@@ -78,6 +88,7 @@ struct TRITONBACKEND_ModelInstance {
   object head;
   TRITONBACKEND_Model *model;
   TRITONSERVER_InstanceGroupKind instance_kind;
+  int32_t device_id;
   void *state;
 };
 
@@ -353,6 +364,59 @@ TRITONSERVER_Error *TRITONSERVER_ServerModelIsReady(TRITONSERVER_Server *asked, 
   return due;
 }
 
+/* ---- memory ---- */
+
+TRITONSERVER_Error *TRITONSERVER_BufferAttributesNew(TRITONSERVER_BufferAttributes **attributes) {
+  pthread_mutex_lock(&lock);
+  TRITONSERVER_Error *due = fault("TRITONSERVER_BufferAttributesNew");
+  if (due == NULL) *attributes = begin(KIND_ATTRIBUTES, sizeof **attributes);
+  pthread_mutex_unlock(&lock);
+  return due;
+}
+
+TRITONSERVER_Error *TRITONSERVER_BufferAttributesDelete(TRITONSERVER_BufferAttributes *attributes) {
+  pthread_mutex_lock(&lock);
+  end("TRITONSERVER_BufferAttributesDelete", attributes, KIND_ATTRIBUTES);
+  pthread_mutex_unlock(&lock);
+  return NULL;
+}
+
+TRITONSERVER_Error *TRITONSERVER_BufferAttributesSetMemoryType(TRITONSERVER_BufferAttributes *attributes,
+                                                               TRITONSERVER_MemoryType memory_type) {
+  ENTER(TRITONSERVER_BufferAttributesSetMemoryType, attributes, KIND_ATTRIBUTES);
+  attributes->memory = memory_type;
+  LEAVE;
+}
+
+TRITONSERVER_Error *TRITONSERVER_BufferAttributesSetMemoryTypeId(TRITONSERVER_BufferAttributes *attributes,
+                                                                 int64_t memory_type_id) {
+  ENTER(TRITONSERVER_BufferAttributesSetMemoryTypeId, attributes, KIND_ATTRIBUTES);
+  attributes->id = memory_type_id;
+  LEAVE;
+}
+
+TRITONSERVER_Error *TRITONSERVER_BufferAttributesSetByteSize(TRITONSERVER_BufferAttributes *attributes,
+                                                             size_t byte_size) {
+  ENTER(TRITONSERVER_BufferAttributesSetByteSize, attributes, KIND_ATTRIBUTES);
+  attributes->n_bytes = byte_size;
+  LEAVE;
+}
+
+TRITONSERVER_Error *TRITONBACKEND_ModelReportMemoryUsage(TRITONBACKEND_Model *model,
+                                                         TRITONSERVER_BufferAttributes **usage,
+                                                         uint32_t usage_size) {
+  ENTER(TRITONBACKEND_ModelReportMemoryUsage, model, KIND_MODEL);
+  model->memory[0] = 0;
+  for (uint32_t index = 0; index < usage_size; index++) {
+    const TRITONSERVER_BufferAttributes *entry = usage[index];
+    if (!is_live("TRITONBACKEND_ModelReportMemoryUsage", entry, KIND_ATTRIBUTES)) continue;
+    size_t used = strlen(model->memory);
+    snprintf(model->memory + used, sizeof model->memory - used, "%d %lld %zu;", (int)entry->memory,
+             (long long)entry->id, entry->n_bytes);
+  }
+  LEAVE;
+}
+
 /* ---- backend ---- */
 
 TRITONSERVER_Error *TRITONBACKEND_ApiVersion(uint32_t *major, uint32_t *minor) {
@@ -473,6 +537,13 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceSetState(TRITONBACKEND_ModelInsta
                                                         void *state) {
   ENTER(TRITONBACKEND_ModelInstanceSetState, instance, KIND_INSTANCE);
   instance->state = state;
+  LEAVE;
+}
+
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceDeviceId(TRITONBACKEND_ModelInstance *instance,
+                                                        int32_t *device_id) {
+  ENTER(TRITONBACKEND_ModelInstanceDeviceId, instance, KIND_INSTANCE);
+  *device_id = instance->device_id;
   LEAVE;
 }
 
@@ -823,13 +894,16 @@ void fake_model_ready(TRITONBACKEND_Model *model, bool ready) {
   pthread_mutex_unlock(&lock);
 }
 
+const char *fake_model_memory(TRITONBACKEND_Model *model) { return model->memory; }
+
 bool fake_model_was_set(TRITONBACKEND_Model *model) { return model->config_was_set; }
 
-TRITONBACKEND_ModelInstance *fake_instance(TRITONBACKEND_Model *model, int kind) {
+TRITONBACKEND_ModelInstance *fake_instance(TRITONBACKEND_Model *model, int kind, int device_id) {
   pthread_mutex_lock(&lock);
   TRITONBACKEND_ModelInstance *instance = begin(KIND_INSTANCE, sizeof *instance);
   instance->model = model;
   instance->instance_kind = (TRITONSERVER_InstanceGroupKind)kind;
+  instance->device_id = device_id;
   pthread_mutex_unlock(&lock);
   return instance;
 }

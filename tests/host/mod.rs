@@ -29,7 +29,9 @@ pub const BYTES: c_int = 13;
 pub const CPU: c_int = 0;
 pub const GPU: c_int = 2;
 const FINAL: u32 = 1;
-const KIND_CPU: c_int = 1;
+pub const KIND_CPU: c_int = 1;
+pub const KIND_GPU: c_int = 2;
+pub const KIND_MODEL: c_int = 3;
 
 /// What a parameter of an unknown kind points to.
 static ZERO: i64 = 0;
@@ -68,7 +70,8 @@ functions!(Fake {
     fake_model(Ptr, *const c_char, *const c_char, *const c_char, bool) -> Ptr;
     fake_model_ready(Ptr, bool);
     fake_model_was_set(Ptr) -> bool;
-    fake_instance(Ptr, c_int) -> Ptr;
+    fake_model_memory(Ptr) -> *const c_char;
+    fake_instance(Ptr, c_int, c_int) -> Ptr;
     fake_end(Ptr);
     fake_request(*const c_char) -> Ptr;
     fake_input(Ptr, *const c_char, c_int, c_int, u64, *const c_char, u64);
@@ -215,6 +218,7 @@ impl Server {
                 "models",
                 "instances",
                 "backends",
+                "attributes",
             ];
             for (kind, name) in kinds.into_iter().enumerate() {
                 assert_eq!((fake.fake_live)(kind as c_int), 0, "{name} left alive");
@@ -298,7 +302,7 @@ impl Server {
             .collect()
     }
 
-    /// Loads the demo model with one CPU instance, as Triton does.
+    /// Loads the demo model with one instance, as Triton does.
     pub fn load(&self, config: &Config) -> Result<Served<'_>, Failure> {
         let (fake, exports) = (&self.host.fake, &self.host.exports);
         let location = concat!(env!("CARGO_MANIFEST_DIR"), "/triton_repo/llm_decoupled");
@@ -316,7 +320,7 @@ impl Server {
                 json.as_ptr(),
                 config.auto_complete,
             );
-            let instance = (fake.fake_instance)(model, KIND_CPU);
+            let instance = (fake.fake_instance)(model, config.kind, 0);
             let served = Served {
                 server: self,
                 model,
@@ -349,6 +353,8 @@ pub struct Config {
     pub name: &'static str,
     pub max_batch_size: u32,
     pub auto_complete: bool,
+    /// Of the one instance; the configuration's group has it, too.
+    pub kind: c_int,
     pub parameters: Vec<(&'static str, &'static str)>,
 }
 
@@ -365,6 +371,7 @@ impl Default for Config {
             name: "demo",
             max_batch_size: 0,
             auto_complete: true,
+            kind: KIND_CPU,
             parameters,
         }
     }
@@ -379,6 +386,7 @@ impl Config {
     }
 
     fn json(&self) -> String {
+        let kind = ["KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"][self.kind as usize];
         let parameters: serde_json::Map<String, Value> = self
             .parameters
             .iter()
@@ -395,7 +403,7 @@ impl Config {
             "max_batch_size": self.max_batch_size,
             "input": [],
             "output": [],
-            "instance_group": [{ "name": self.name, "kind": "KIND_CPU", "count": 1, "gpus": [] }],
+            "instance_group": [{ "name": self.name, "kind": kind, "count": 1, "gpus": [] }],
             "parameters": parameters,
         })
         .to_string()
@@ -433,7 +441,7 @@ impl<'a> Served<'a> {
             let ended = (exports.TRITONBACKEND_ModelInstanceFinalize)(self.instance);
             self.server.take(ended).expect("the instance ends");
             (fake.fake_end)(self.instance);
-            self.instance = (fake.fake_instance)(self.model, KIND_CPU);
+            self.instance = (fake.fake_instance)(self.model, KIND_CPU, 0);
             let made = (exports.TRITONBACKEND_ModelInstanceInitialize)(self.instance);
             self.server.take(made).expect("the instance starts");
         }
@@ -442,6 +450,13 @@ impl<'a> Served<'a> {
     pub fn set_ready(&self, ready: bool) {
         // SAFETY: the model is live.
         unsafe { (self.server.host.fake.fake_model_ready)(self.model, ready) };
+    }
+
+    /// What was reported of memory: type, id and bytes of each kind.
+    pub fn memory(&self) -> String {
+        // SAFETY: the model is live.
+        let memory = text(unsafe { (self.server.host.fake.fake_model_memory)(self.model) });
+        memory.unwrap_or_default()
     }
 
     pub fn config_was_set(&self) -> bool {

@@ -1,1 +1,310 @@
-//! t
+//! The planner on made-up sizes: what is chosen, what gives way first, what is refused.
+
+use proptest::prelude::*;
+
+use super::super::demand::Layer;
+use super::*;
+
+const GIB: u64 = 1 << 30;
+
+/// 4 layers of 1 GiB with 1 KiB a cell, an output of 1 GiB; the buffers of a step take 1/2 GiB, half of
+/// it for the output.
+fn demand() -> Demand {
+    let layer = Layer {
+        weights: GIB,
+        cell: 1024,
+    };
+    let output = Layer {
+        weights: GIB,
+        cell: 0,
+    };
+    Demand {
+        layers: vec![layer, layer, layer, layer, output],
+        step: GIB / 4,
+        step_cell: 0,
+        logits: GIB / 4,
+        copies: GIB,
+        draft: Layer::default(),
+    }
+}
+
+fn gpus(free: &[u64]) -> Vec<Gpu> {
+    let gpu = |(index, &free_bytes): (usize, &u64)| Gpu {
+        index: index as u32,
+        model: "H200".to_owned(),
+        compute_capability: (9, 0),
+        free_bytes,
+        total_bytes: 141 * GIB,
+    };
+    free.iter().enumerate().map(gpu).collect()
+}
+
+fn fit<'a>(demand: &'a Demand, gpus: &'a [Gpu]) -> Fit<'a> {
+    Fit {
+        demand,
+        gpus,
+        margin: GIB,
+        host: u64::MAX,
+        n_gpu_layers: GpuLayers::Auto,
+        ratios: &[],
+        split_rows: false,
+        n_ctx: 4096..=32_768,
+        n_slots: 1..=16,
+        n_instances: 1,
+        kv_unified: true,
+    }
+}
+
+/// Layers on GPUs, tokens, slots, and the layers of each GPU.
+fn chosen(plan: Result<Plan, Short>) -> Result<(u32, u32, u32, Vec<u32>), String> {
+    let plan = plan.map_err(|short| short.to_string())?;
+    let counts = plan.shares.iter().map(|share| share.n_layers).collect();
+    Ok((plan.n_gpu_layers, plan.n_ctx, plan.n_slots, counts))
+}
+
+#[test]
+fn the_context_gives_way_before_the_layers() {
+    let demand = demand();
+    let check = |free: u64, expected: (u32, u32, u32)| {
+        let gpus = gpus(&[free]);
+        let (n_layers, n_ctx, n_slots) = expected;
+        let expected = Ok((n_layers, n_ctx, n_slots, vec![n_layers]));
+        assert_eq!(
+            chosen(fit(&demand, &gpus).plan()),
+            expected,
+            "{} MiB",
+            free / MIB
+        );
+    };
+    // Weights, a step and the margin take 6.5 GiB; a token takes 4 KiB.
+    let without_cache = 6 * GIB + GIB / 2;
+    check(without_cache + 128 * MIB, (5, 32_768, 16));
+    check(100 * GIB, (5, 32_768, 16));
+    check(without_cache + 128 * MIB - 1, (5, 32_512, 16));
+    check(without_cache + 64 * MIB, (5, 16_384, 16));
+    check(without_cache + 16 * MIB, (5, 4096, 16));
+    // The buffer for copies of what is in host memory takes as much as that layer.
+    check(without_cache + 16 * MIB - 1, (4, 4096, 16));
+    check(4 * GIB, (1, 4096, 16));
+}
+
+#[test]
+fn slots_with_cells_of_their_own_give_way_before_the_layers() {
+    let demand = demand();
+    let check = |free: u64, n_instances: u32, expected: (u32, u32, u32)| {
+        let gpus = gpus(&[free]);
+        let fit = Fit {
+            kv_unified: false,
+            n_slots: n_instances..=16 * n_instances,
+            n_instances,
+            ..fit(&demand, &gpus)
+        };
+        let (n_layers, n_ctx, n_slots) = expected;
+        assert_eq!(
+            chosen(fit.plan()),
+            Ok((n_layers, n_ctx, n_slots, vec![n_layers]))
+        );
+    };
+    let without_cache = 6 * GIB + GIB / 2;
+    check(without_cache + 16 * 128 * MIB, 1, (5, 32_768, 16));
+    check(without_cache + 16 * 16 * MIB, 1, (5, 4096, 16));
+    check(without_cache + 15 * 16 * MIB, 1, (5, 4096, 15));
+    check(without_cache + 16 * MIB, 1, (5, 4096, 1));
+    check(without_cache + 16 * MIB - 1, 1, (4, 4096, 1));
+    check(without_cache + 31 * 16 * MIB, 2, (5, 4096, 30));
+}
+
+#[test]
+fn what_is_set_is_kept_or_refused() {
+    let demand = demand();
+    let gpus = gpus(&[6 * GIB]);
+    let check = |change: fn(&mut Fit), expected: Result<(u32, u32, u32, Vec<u32>), &str>| {
+        let mut fit = fit(&demand, &gpus);
+        change(&mut fit);
+        assert_eq!(chosen(fit.plan()), expected.map_err(str::to_owned));
+    };
+    check(|_| {}, Ok((3, 4096, 16, vec![3])));
+    check(|fit| fit.n_ctx = 100..=100, Ok((3, 100, 16, vec![3])));
+    check(
+        |fit| fit.n_gpu_layers = GpuLayers::Count(2),
+        Ok((2, 32_768, 16, vec![2])),
+    );
+    check(
+        |fit| fit.n_gpu_layers = GpuLayers::Count(0),
+        Ok((0, 32_768, 16, vec![0])),
+    );
+    check(
+        |fit| fit.n_gpu_layers = GpuLayers::All,
+        Err(
+            "5 layers on GPUs, n_ctx = 4096 and 16 slots need 5922357248 bytes of CUDA0 (H200): \
+             6442450944 bytes are free, 1073741824 of them are kept free",
+        ),
+    );
+    check(
+        |fit| {
+            fit.margin = 4 * GIB;
+        },
+        Err(
+            "1 layers on GPUs, n_ctx = 4096 and 16 slots need 2684354560 bytes of CUDA0 (H200): \
+             6442450944 bytes are free, 4294967296 of them are kept free",
+        ),
+    );
+    check(
+        |fit| {
+            fit.n_gpu_layers = GpuLayers::Count(2);
+            fit.n_ctx = 1 << 20..=1 << 20;
+            fit.host = GIB;
+        },
+        Err(
+            "2 layers on GPUs, n_ctx = 1048576 and 16 slots need 3221225472 bytes of host memory: \
+             1073741824 bytes are free, 0 of them are kept free",
+        ),
+    );
+}
+
+#[test]
+fn layers_are_spread_over_the_gpus() {
+    let demand = demand();
+    let check = |free: &[u64], change: fn(&mut Fit), counts: &[u32], tensor_split: &[f32]| {
+        let gpus = gpus(free);
+        let mut fit = fit(&demand, &gpus);
+        change(&mut fit);
+        let plan = fit
+            .plan()
+            .unwrap_or_else(|error| panic!("{free:?}: {error}"));
+        let found: Vec<u32> = plan.shares.iter().map(|share| share.n_layers).collect();
+        assert_eq!(
+            (found.as_slice(), plan.tensor_split.as_slice()),
+            (counts, tensor_split),
+            "{free:?}"
+        );
+        assert_eq!(
+            spread(&plan.tensor_split, plan.n_gpu_layers),
+            counts,
+            "as llama.cpp does"
+        );
+    };
+    let even = [20 * GIB, 20 * GIB];
+    check(&even, |_| {}, &[3, 2], &[3.0, 2.0]);
+    check(&[31 * GIB, 11 * GIB], |_| {}, &[4, 1], &[4.0, 1.0]);
+    check(&even, |fit| fit.ratios = &[1.0, 4.0], &[1, 4], &[1.0, 4.0]);
+    check(&even, |fit| fit.ratios = &[0.0, 1.0], &[0, 5], &[0.0, 5.0]);
+    check(
+        &even,
+        |fit| fit.n_gpu_layers = GpuLayers::Count(1),
+        &[1, 0],
+        &[1.0, 0.0],
+    );
+    // By the memory that is free the first would get two layers, and has room for one.
+    check(
+        &[GIB * 12 / 5, GIB * 33 / 10, GIB * 18 / 5],
+        |_| {},
+        &[1, 2, 2],
+        &[1.0, 2.0, 2.0],
+    );
+    check(
+        &even,
+        |fit| fit.split_rows = true,
+        &[3, 2],
+        &[(19 * GIB) as f32, (19 * GIB) as f32],
+    );
+}
+
+#[test]
+fn rows_of_all_layers_are_on_every_gpu() {
+    let demand = demand();
+    let gpus = gpus(&[20 * GIB, 20 * GIB]);
+    let fit = Fit {
+        split_rows: true,
+        ratios: &[3.0, 1.0],
+        ..fit(&demand, &gpus)
+    };
+    let plan = fit.plan().unwrap_or_else(|error| panic!("{error}"));
+    let weights: Vec<u64> = plan.shares.iter().map(|share| share.weights).collect();
+    let part = |n: u64| 5 * GIB * n / 4 * 65 / 64;
+    assert_eq!(weights, [part(3), part(1)]);
+    assert_eq!(plan.tensor_split, [3.0, 1.0]);
+}
+
+#[test]
+fn the_table_says_what_and_why() {
+    let demand = demand();
+    let gpus = gpus(&[20 * GIB, 8 * GIB]);
+    let fit = Fit {
+        n_slots: 8..=8,
+        ..fit(&demand, &gpus)
+    };
+    let plan = fit.plan().unwrap_or_else(|error| panic!("{error}"));
+    let expected = "  n_gpu_layers        5 of 5  automatic
+  n_ctx                32768  automatic
+  slots                    8  as configured
+  MiB          layers  weights KV cache     step     kept     left     free
+  CUDA0             4     4096      128      256     1024    14976    20480
+  CUDA1             1     1024        0      512     1024     5632     8192
+  host                                0";
+    assert_eq!(fit.table(&plan), expected);
+}
+
+/// Sizes of any kind, and the memory of some GPUs.
+fn cases() -> impl Strategy<Value = (Demand, Vec<u64>, bool, u32)> {
+    let layer = (0..4 * GIB, 0..65_536_u64).prop_map(|(weights, cell)| Layer { weights, cell });
+    let layers = proptest::collection::vec(layer.clone(), 1..12);
+    let sizes = (0..GIB, 0..8192_u64, 0..GIB, 0..GIB, layer);
+    let demand =
+        (layers, sizes).prop_map(
+            |(layers, (step, step_cell, logits, copies, draft))| Demand {
+                layers,
+                step,
+                step_cell,
+                logits,
+                copies,
+                draft,
+            },
+        );
+    let free = proptest::collection::vec(0..64 * GIB, 1..4);
+    (demand, free, any::<bool>(), 1..4_u32)
+}
+
+fn open<'a>(demand: &'a Demand, gpus: &'a [Gpu], kv_unified: bool, n_instances: u32) -> Fit<'a> {
+    Fit {
+        n_slots: n_instances..=16 * n_instances,
+        n_instances,
+        kv_unified,
+        ..fit(demand, gpus)
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_plan_takes_what_is_to_stay_free((demand, free, kv_unified, n_instances) in cases()) {
+        let gpus = gpus(&free);
+        if let Ok(plan) = open(&demand, &gpus, kv_unified, n_instances).plan() {
+            for (share, free) in plan.shares.iter().zip(&free) {
+                prop_assert!(share.n_bytes() + GIB <= (*free).max(GIB), "{plan:?}");
+            }
+            let n_layers: u32 = plan.shares.iter().map(|share| share.n_layers).sum();
+            prop_assert_eq!(n_layers, plan.n_gpu_layers);
+            prop_assert_eq!(plan.n_slots % n_instances, 0);
+            let counts: Vec<u32> = plan.shares.iter().map(|share| share.n_layers).collect();
+            prop_assert_eq!(spread(&plan.tensor_split, plan.n_gpu_layers), counts);
+        }
+    }
+
+    #[test]
+    fn more_memory_never_gives_less(
+        (demand, free, kv_unified, n_instances) in cases(),
+        which in any::<prop::sample::Index>(),
+        more in 0..8 * GIB,
+    ) {
+        let mut richer = free.clone();
+        *which.get_mut(&mut richer) += more;
+        let (gpus, richer) = (gpus(&free), gpus(&richer));
+        if let Ok(less) = open(&demand, &gpus, kv_unified, n_instances).plan() {
+            let more = open(&demand, &richer, kv_unified, n_instances).plan();
+            let more = more.unwrap_or_else(|error| panic!("{error}"));
+            prop_assert!(more.n_gpu_layers >= less.n_gpu_layers, "{less:?} {more:?}");
+            prop_assert!(more.n_slots >= less.n_slots, "{less:?} {more:?}");
+            prop_assert!(more.n_ctx >= less.n_ctx, "{less:?} {more:?}");
+        }
+    }
+}
