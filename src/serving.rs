@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::{self, MAX_TEMPLATE_BYTES, ModelConfig, Place};
+use crate::config::{self, Gpu, MAX_TEMPLATE_BYTES, ModelConfig, Place};
 use crate::delivery::Delivery;
 use crate::devices;
 use crate::intake::Intake;
@@ -26,6 +26,9 @@ use crate::triton::{
 };
 
 use start::EnginePlan;
+
+/// Held while a model takes memory of GPUs.
+static ON_GPUS: Mutex<()> = Mutex::new(());
 
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -221,7 +224,11 @@ impl ServedModel {
         let path = find_model_file(&folder, config.parameters.model_path.as_deref())?;
         let mut engines = HashMap::new();
         let mut memory = BTreeMap::new();
-        for placement in config::placement(&config, usable_gpus().as_deref())? {
+        // What one model finds free, another that loads at the same time must not take.
+        let _one_at_a_time =
+            llama::has_gpu().then(|| ON_GPUS.lock().unwrap_or_else(PoisonError::into_inner));
+        for mut placement in config::placement(&config, usable_gpus().as_deref())? {
+            update_free_bytes(&mut placement.gpus);
             let plan = EnginePlan {
                 config: &config,
                 folder: &folder,
@@ -269,8 +276,18 @@ impl ServedModel {
     }
 }
 
+/// Finds out what is left by the engines that were started since the GPUs were listed.
+fn update_free_bytes(gpus: &mut [Gpu]) {
+    let now = usable_gpus().unwrap_or_default();
+    for gpu in gpus {
+        if let Some(now) = now.iter().find(|now| now.index == gpu.index) {
+            gpu.free_bytes = now.free_bytes;
+        }
+    }
+}
+
 /// The GPUs that both CUDA and llama.cpp find; `None` in a build without CUDA.
-fn usable_gpus() -> Option<Vec<config::Gpu>> {
+fn usable_gpus() -> Option<Vec<Gpu>> {
     let gpus = devices::gpus()?;
     match llama::has_gpu() {
         true => Some(gpus),

@@ -730,7 +730,7 @@ fn patterns_are_those_that_both_languages_read_alike() {
     check("(?i)BLK", Some("of groups, only"));
     check("(?P<n>a)", Some("of groups, only"));
     check(r"\bblk", Some("is not known"));
-    check("[[a]]", Some("within"));
+    check("[[a]]", Some("nested"));
     check("(a*)*b", Some("must hold no repetition"));
     check("((a+)b)+", Some("must hold no repetition"));
     check("a**", Some("must not be repeated"));

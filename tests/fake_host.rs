@@ -8,9 +8,10 @@
 mod host;
 
 use host::{
-    Ask, CANCELLED, Config, GPU, Given, INTERNAL, INVALID_ARG, NOT_FOUND, Outcome, Running, Served,
-    Server, UNAVAILABLE, UNSUPPORTED,
+    Ask, CANCELLED, Config, GPU, Given, INTERNAL, INVALID_ARG, KIND_GPU, KIND_MODEL, NOT_FOUND,
+    Outcome, Running, Served, Server, UNAVAILABLE, UNSUPPORTED,
 };
+use triton_llm::llama::{CacheType, ModelFile};
 
 /// Runs a scenario on a freshly loaded demo model and ends everything after it.
 fn with_model(config: &Config, scenario: impl FnOnce(&Server, &Served)) {
@@ -537,10 +538,91 @@ fn bad_configurations_do_not_load() {
             INVALID_ARG,
             "text_input",
         ),
+        (
+            config().with("n_gpu_layers", "999"),
+            INVALID_ARG,
+            "'n_gpu_layers' = 999: must be at most",
+        ),
+        (
+            config().with("n_cpu_moe", "998"),
+            INVALID_ARG,
+            "'n_cpu_moe' = 998: must be at most",
+        ),
+        (
+            config().with("override_tensor", "(=CPU"),
+            INVALID_ARG,
+            "override_tensor",
+        ),
+        (
+            config().with("devices", "CUDA0"),
+            INVALID_ARG,
+            "'devices' is set: it is for KIND_MODEL",
+        ),
+        (
+            config().on(KIND_MODEL).with("devices", "CUDA99"),
+            INVALID_ARG,
+            "'devices' names \"CUDA99\": there is ",
+        ),
     ] {
         let (found, message) = server.load(&config).err().expect("it does not load");
         assert!(message.contains(part), "{message}");
         assert_eq!(found, code, "{message}");
+    }
+    server.stop();
+}
+
+/// Asks for a GPU where no test has one; Triton itself would not, on such a machine.
+#[test]
+fn an_instance_on_a_gpu_needs_one() {
+    let server = Server::start();
+    let loaded = server.load(&Config::default().on(KIND_GPU));
+    let (code, message) = loaded.err().expect("it does not load");
+    assert_eq!(code, INVALID_ARG, "{message}");
+    assert!(
+        message.starts_with("instance_group asks for KIND_GPU"),
+        "{message}"
+    );
+    server.stop();
+}
+
+#[test]
+fn an_instance_that_leaves_the_choice_runs_on_the_cpu_where_there_is_no_gpu() {
+    let config = Config::default()
+        .on(KIND_MODEL)
+        .with("devices", "none")
+        .with("n_cpu_moe", "1")
+        .with("override_tensor", r"blk\.[0-9]+\.ffn_(up|down)=CPU");
+    with_model(&config, |_, served| {
+        served.answer(&hello()).in_order();
+    });
+}
+
+#[test]
+fn memory_is_reported() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/triton_repo/llm_decoupled/1/demo.gguf"
+    );
+    let file = ModelFile::read(path.as_ref()).expect("the demo model can be read");
+    let cache = 8192 * file.kv_bytes_per_cell(CacheType::F16, CacheType::F16);
+    let expected = format!("0 0 {};", file.n_bytes + cache);
+    with_model(&Config::default(), |_, served| {
+        assert_eq!(served.memory(), expected);
+    });
+    let server = Server::start();
+    for function in [
+        "TRITONSERVER_BufferAttributesNew",
+        "TRITONSERVER_BufferAttributesSetMemoryType",
+        "TRITONSERVER_BufferAttributesSetMemoryTypeId",
+        "TRITONSERVER_BufferAttributesSetByteSize",
+        "TRITONBACKEND_ModelReportMemoryUsage",
+    ] {
+        server.fail(function, 1, true);
+        let served = server.load(&Config::default());
+        let served = served.unwrap_or_else(|(_, message)| panic!("{function}: {message}"));
+        assert_eq!(served.memory(), "", "{function}");
+        served.answer(&hello()).in_order();
+        served.unload();
     }
     server.stop();
 }

@@ -55,7 +55,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rayon", &["llama"]),
     ("fs", &["serving", "memory", "llama"]),
     ("thread", &["delivery", "intake", "llama", "triton"]),
-    ("Mutex", &["delivery", "llama"]),
+    ("Mutex", &["delivery", "llama", "serving"]),
     ("Condvar", &["delivery"]),
     ("Instant::now", &["worker", "delivery", "triton", "llama"]),
 ];

@@ -145,7 +145,6 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
                 Some(escaped) if ESCAPED.contains(escaped) => {}
                 other => return Err(format!("'\\{}' is not known", other.unwrap_or(' '))),
             },
-            '[' if in_class => return Err("'[' within '[]' is not known".to_owned()),
             '[' | ']' => in_class = c == '[',
             _ if in_class => {}
             '(' => {

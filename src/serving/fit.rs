@@ -157,9 +157,10 @@ impl Fit<'_> {
             free,
             margin,
         };
+        let n_part_cells = u64::from(n_ctx).next_multiple_of(u64::from(N_CTX_STEP));
         let n_cells = match self.kv_unified {
-            true => u64::from(n_ctx),
-            false => u64::from(n_ctx).saturating_mul(u64::from(n_slots)),
+            true => n_part_cells,
+            false => n_part_cells.saturating_mul(u64::from(n_slots)),
         };
         let layers = &self.demand.layers;
         let first = layers.len() - n_gpu_layers as usize;
@@ -171,7 +172,7 @@ impl Fit<'_> {
         let size = Size {
             first,
             n_cells,
-            n_ctx: u64::from(n_ctx),
+            n_part_cells,
         };
         let budgets: Vec<u64> = self
             .gpus
@@ -258,7 +259,7 @@ impl Fit<'_> {
         if n_layers > 0 || gpu == 0 {
             let copies = if size.first > 0 { demand.copies } else { 0 };
             let logits = if has_output { demand.logits } else { 0 };
-            let by_cells = demand.step_cell.saturating_mul(size.n_ctx);
+            let by_cells = demand.step_cell.saturating_mul(size.n_part_cells);
             share.step = [demand.step, by_cells, logits, copies]
                 .into_iter()
                 .fold(0, u64::saturating_add);
@@ -304,8 +305,8 @@ struct Size {
     /// The first layer that is not in host memory.
     first: usize,
     n_cells: u64,
-    /// Cells of one part.
-    n_ctx: u64,
+    /// Cells that one sequence can see.
+    n_part_cells: u64,
 }
 
 /// The layers of each GPU, as llama.cpp finds them from the proportions.

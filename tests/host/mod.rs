@@ -385,6 +385,12 @@ impl Config {
         self
     }
 
+    /// Places the instance.
+    pub fn on(mut self, kind: c_int) -> Self {
+        self.kind = kind;
+        self
+    }
+
     fn json(&self) -> String {
         let kind = ["KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"][self.kind as usize];
         let parameters: serde_json::Map<String, Value> = self

@@ -281,6 +281,35 @@ fn what_llama_cpp_refuses_is_told_with_its_reason() {
     }
 }
 
+/// A regular expression that C++ cannot read throws, and no exception may come out of llama.cpp.
+#[test]
+fn devices_buffers_and_patterns_that_are_not_there_are_told() {
+    let folder = Folder::new("overrides");
+    let path = folder.write("tiny.gguf", &tiny_model().bytes());
+    let load = |params: LoadParams| match Model::load(&path, &params) {
+        Ok(_) => "loaded".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let overridden = |pattern: &str, buffer: &str| LoadParams {
+        overrides: vec![(pattern.to_owned(), buffer.to_owned())],
+        ..LoadParams::default()
+    };
+    let check = |params, expected: &str| {
+        let found = load(params);
+        assert!(found.contains(expected), "{found} lacks {expected}");
+    };
+    check(overridden(r"blk\.\d+\.ffn_(up|down)", "CPU"), "loaded");
+    check(overridden("(", "CPU"), "llama.cpp cannot load it");
+    check(overridden("a\0", "CPU"), "NUL");
+    check(overridden("a", "CUDA99"), "no buffer type 'CUDA99'");
+    let gpus = vec!["CUDA99".to_owned()];
+    let params = LoadParams {
+        gpus,
+        ..LoadParams::default()
+    };
+    check(params, "no device 'CUDA99'");
+}
+
 #[test]
 fn every_shard_is_needed() {
     let folder = Folder::new("shards");
