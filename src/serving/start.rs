@@ -189,8 +189,11 @@ impl EnginePlan<'_> {
             demand: &demand,
             gpus: &self.placement.gpus,
             margin: u64::from(parameters.fit_margin_mib) << 20,
-            // As on the CPU, the other half is for computing, and for other models.
-            host: memory::available_bytes().map_or(u64::MAX, |bytes| bytes / 2),
+            // As on the CPU: what is left to us takes half of what is free.
+            host: memory::available_bytes().map_or(u64::MAX, |bytes| match parameters.n_ctx {
+                0 => bytes / 2,
+                _ => bytes,
+            }),
             n_gpu_layers: parameters.n_gpu_layers,
             ratios: &parameters.tensor_split,
             split_rows: self.placement.split_mode == SplitMode::Row,

@@ -60,7 +60,7 @@ BAD_CONFIGS = {
     "n_ctx is negative": (parameter("n_ctx", "-1"), ["n_ctx", "-1"]),
     "n_ctx is huge": (parameter("n_ctx", "99999999999"), ["n_ctx", "99999999999"]),
     "n_ctx is empty": (parameter("n_ctx", ""), ["n_ctx"]),
-    "n_parallel 0": (parameter("n_parallel", "0"), ["n_parallel", "0", "256"]),
+    "n_parallel is negative": (parameter("n_parallel", "-1"), ["n_parallel", "-1", "256"]),
     "n_parallel 257": (parameter("n_parallel", "257"), ["n_parallel", "257", "256"]),
     "n_batch 0": (parameter("n_batch", "0"), ["n_batch"]),
     "n_batch below n_parallel": (parameter("n_batch", "8"), ["n_batch", "8", "16"]),
@@ -81,6 +81,26 @@ BAD_CONFIGS = {
         parameter("speculative_method", "draft_model") + parameter("speculative_model", "no.gguf"),
         ["speculative_model", "no.gguf"],
     ),
+    "more layers than the model has": (parameter("n_gpu_layers", "6"), ["n_gpu_layers", "6", "at most 5"]),
+    "more layers with experts than the model has": (parameter("n_cpu_moe", "5"), ["n_cpu_moe", "5", "at most 4"]),
+    "an unknown device": (
+        parameter("devices", "CUDA99") + "instance_group [ { kind: KIND_MODEL } ]",
+        ["devices", "CUDA99", "there is "],
+    ),
+    "a device twice": (parameter("devices", "CUDA0,CUDA0"), ["devices", "CUDA0,CUDA0", "once"]),
+    "devices of KIND_CPU": (
+        parameter("devices", "CUDA0") + "instance_group [ { kind: KIND_CPU } ]",
+        ["devices", "KIND_MODEL", "KIND_CPU"],
+    ),
+    "tensor_split below 0": (parameter("tensor_split", "1,-1"), ["tensor_split", "1,-1"]),
+    "tensor_split of 0": (parameter("tensor_split", "0,0"), ["tensor_split", "0,0"]),
+    "split_mode": (parameter("split_mode", "rows"), ["split_mode", "rows", "none, layer, row"]),
+    "override_tensor without a buffer": (parameter("override_tensor", "ffn"), ["override_tensor", "ffn"]),
+    "override_tensor with an unknown buffer": (
+        parameter("override_tensor", "ffn=CUDA99"),
+        ["override_tensor", "CUDA99", "CPU"],
+    ),
+    "override_tensor with a broken pattern": (parameter("override_tensor", "(=CPU"), ["override_tensor", "(=CPU"]),
     "use_mmap": (parameter("use_mmap", "perhaps"), ["use_mmap", "perhaps"]),
     "max_queue_size": (parameter("max_queue_size", "-1"), ["max_queue_size", "-1"]),
     "max_prompt_bytes": (parameter("max_prompt_bytes", "0"), ["max_prompt_bytes", "0"]),
@@ -158,6 +178,12 @@ GOOD_CONFIGS = {
     "KIND_CPU": "instance_group [ { kind: KIND_CPU } ]",
     "KIND_AUTO": "instance_group [ { kind: KIND_AUTO } ]",
     "KIND_MODEL": "instance_group [ { kind: KIND_MODEL } ]",
+    "KIND_MODEL on the CPU, in llama.cpp's words": "instance_group [ { kind: KIND_MODEL } ]"
+    + parameter("device", "none")
+    + parameter("split_mode", "none")
+    + parameter("gpu_layers", "all")
+    + parameter("n_cpu_moe", "4")
+    + parameter("override_tensor", "ffn_(up|down)=CPU"),
     "two groups": "instance_group [ { kind: KIND_CPU count: 2 }, { kind: KIND_CPU count: 1 } ]",
     "warm-up with zeros": 'model_warmup [ { name: "zero" batch_size: 0 inputs { key: "text_input"'
     " value: { data_type: TYPE_STRING dims: [ 1 ] zero_data: true } } } ]",
