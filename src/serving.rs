@@ -116,7 +116,23 @@ pub(crate) fn initialize(backend: Backend) -> Result<(), Error> {
         backend.name()?,
         env!("CARGO_PKG_VERSION")
     );
+    match usable_gpus().as_deref() {
+        None => {}
+        Some([]) => log::info!("there is no GPU that can be used: models run on the CPU"),
+        Some(gpus) => gpus.iter().for_each(log_gpu),
+    }
     backend.set_state(delivery)
+}
+
+fn log_gpu(gpu: &Gpu) {
+    let (major, minor) = gpu.compute_capability;
+    log::info!(
+        "{}: {}, compute capability {major}.{minor}, {} of {} MiB free",
+        gpu.name(),
+        gpu.model,
+        gpu.free_bytes >> 20,
+        gpu.total_bytes >> 20
+    );
 }
 
 /// Stops what [`initialize`] started.

@@ -42,6 +42,15 @@ pub(super) struct Engine {
     pub(super) memory: Vec<(Option<u32>, u64)>,
 }
 
+/// What was chosen and loaded before a context is made.
+struct Loaded {
+    flash_attention: FlashAttention,
+    /// What fits the GPUs; `None` without them.
+    fitted: Option<Plan>,
+    weights: Arc<llama::Model>,
+    draft_weights: Option<llama::Model>,
+}
+
 impl EnginePlan<'_> {
     pub(super) fn start(
         &self,
@@ -49,22 +58,12 @@ impl EnginePlan<'_> {
         delivery: &Arc<Delivery>,
     ) -> Result<Engine, LoadError> {
         let parameters = &self.config.parameters;
-        let file = ModelFile::read(self.path).map_err(llama::LoadError::from)?;
-        parameters.check_layers(file.n_layers)?;
-        let draft_file = self.draft_file()?;
-        let flash_attention = flash_attention(parameters, self.is_cpu(), &file);
-        let fitted = self.fitted(&file, draft_file.as_ref(), flash_attention)?;
-        let weights = Arc::new(llama::Model::load_checked(
-            file,
-            &self.load_params(fitted.as_ref()),
-        )?);
-        let draft_weights = match draft_file {
-            Some(file) => {
-                let model = llama::Model::load_checked(file, &self.draft_load_params());
-                Some(model.map_err(LoadError::DraftModelFile)?)
-            }
-            None => None,
-        };
+        let Loaded {
+            flash_attention,
+            fitted,
+            weights,
+            draft_weights,
+        } = self.load()?;
         let template = self.template(&weights)?;
         let n_slots = match &fitted {
             Some(plan) => plan.n_slots as usize,
@@ -85,17 +84,7 @@ impl EnginePlan<'_> {
         let context = self.context_params(flash_attention, n_slots, n_cells);
         let memory = self.memory(&weights, draft_weights.as_ref(), fitted.as_ref(), n_cells);
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
-        let drafter: Option<Box<dyn Drafter>> = match draft_weights {
-            Some(model) => {
-                let model = llama::DraftModel::new(Arc::new(model), &weights, &context)?;
-                Some(Box::new(model))
-            }
-            None if max_draft > 0 => Some(Box::new(PromptLookup {
-                n_gram: parameters.prompt_lookup_min as usize
-                    ..=parameters.prompt_lookup_max as usize,
-            })),
-            None => None,
-        };
+        let drafter = self.drafter(draft_weights, &weights, &context)?;
         let sharing = match parameters.enable_prefix_caching {
             true => runner.sharing(),
             false => Sharing::None,
@@ -146,6 +135,33 @@ impl EnginePlan<'_> {
         Ok(Engine { intake, memory })
     }
 
+    /// Chooses what is to be where, then loads the weights.
+    fn load(&self) -> Result<Loaded, LoadError> {
+        let parameters = &self.config.parameters;
+        let file = ModelFile::read(self.path).map_err(llama::LoadError::from)?;
+        parameters.check_layers(file.n_layers)?;
+        let draft_file = self.draft_file()?;
+        let flash_attention = flash_attention(parameters, self.is_cpu(), &file);
+        let fitted = self.fitted(&file, draft_file.as_ref(), flash_attention)?;
+        let weights = Arc::new(llama::Model::load_checked(
+            file,
+            &self.load_params(fitted.as_ref()),
+        )?);
+        let draft_weights = match draft_file {
+            Some(file) => {
+                let model = llama::Model::load_checked(file, &self.draft_load_params());
+                Some(model.map_err(LoadError::DraftModelFile)?)
+            }
+            None => None,
+        };
+        Ok(Loaded {
+            flash_attention,
+            fitted,
+            weights,
+            draft_weights,
+        })
+    }
+
     fn is_cpu(&self) -> bool {
         self.placement.gpus.is_empty()
     }
@@ -158,6 +174,26 @@ impl EnginePlan<'_> {
         let file = ModelFile::read(&self.folder.join(path));
         let file = file.map_err(|error| LoadError::DraftModelFile(error.into()))?;
         Ok(Some(file))
+    }
+
+    fn drafter(
+        &self,
+        draft_weights: Option<llama::Model>,
+        weights: &llama::Model,
+        context: &ContextParams,
+    ) -> Result<Option<Box<dyn Drafter>>, LoadError> {
+        let parameters = &self.config.parameters;
+        Ok(match draft_weights {
+            Some(model) => {
+                let model = llama::DraftModel::new(Arc::new(model), weights, context)?;
+                Some(Box::new(model))
+            }
+            None if max_draft(parameters) > 0 => Some(Box::new(PromptLookup {
+                n_gram: parameters.prompt_lookup_min as usize
+                    ..=parameters.prompt_lookup_max as usize,
+            })),
+            None => None,
+        })
     }
 
     /// What is chosen to fit the GPUs; `None` without them.
