@@ -71,7 +71,7 @@ def test_more_than_the_cache_holds(start, golden):
 def test_what_left_the_cache_comes_back(start):
     """Long chats in turns, in a cache that holds one of them, find what they had in host memory."""
     server = start(config(n_ctx=2304, n_parallel=2))
-    system = [f"{word} helper. " * 300 for word in ["First", "Second", "Third"]]
+    system = [f"{word} helper. " * 190 for word in ["First", "Second", "Third"]]
     chats = [[{"role": "system", "content": text}, {"role": "user", "content": "Say hello"}] for text in system]
     first, second = [[server.stream(chat, temperature=0, timeout=240) for chat in chats] for _ in range(2)]
     for before, after in zip(first, second):
