@@ -122,6 +122,8 @@ impl Driver {
             n_kept: runner.n_kept(),
             n_cells: runner.n_cells(),
             sharing: runner.sharing(),
+            n_host: 1 << 20,
+            n_rows_to_park: 64,
             n_ctx: runner.n_cells(),
             n_batch: runner.n_batch(),
             n_tile_rows: FUSED_TILE_ROWS,

@@ -314,6 +314,7 @@ fn parameters_are_read() {
         ("cache_type_k", "q8_0"),
         ("cache_type_v", "iq4_nl"),
         ("flash_attn", "on"),
+        ("cache_ram", "512"),
         ("use_mmap", "false"),
         ("use_mlock", "1"),
         ("chat_template", "{{ messages }}"),
@@ -338,6 +339,7 @@ fn parameters_are_read() {
         cache_type_k: CacheType::Q8_0,
         cache_type_v: CacheType::Iq4Nl,
         flash_attn: FlashAttn::On,
+        cache_ram_mib: Some(512),
         use_mmap: false,
         use_mlock: true,
         chat_template: Some("{{ messages }}".to_owned()),
@@ -639,7 +641,7 @@ fn bad_combinations_and_names_are_named() {
             "unknown config parameter 'context': known are model_path, n_ctx, \
           n_parallel, n_batch, n_ubatch, n_threads, n_threads_batch, n_gpu_layers, n_cpu_moe, \
           override_tensor, devices, split_mode, tensor_split, main_gpu, fit_margin_mib, cache_type_k, \
-          cache_type_v, flash_attn, kv_unified, enable_prefix_caching, target_itl_ms, speculative_method, \
+          cache_type_v, flash_attn, kv_unified, enable_prefix_caching, cache_ram, target_itl_ms, speculative_method, \
           num_speculative_tokens, prompt_lookup_max, prompt_lookup_min, speculative_model, use_mmap, use_mlock, chat_template, chat_template_file, \
           max_queue_size, max_prompt_bytes, sampling_parameters, strict_parameters",
         ),

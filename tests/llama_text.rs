@@ -89,6 +89,8 @@ fn streamed(model: &Model, tokens: &[Token]) -> String {
         max_queue: 1,
         n_kept: 0,
         sharing: Sharing::None,
+        n_host: 0,
+        n_rows_to_park: 0,
         target_itl: std::time::Duration::from_secs(1),
     });
     let sequence = SequenceId(1);

@@ -53,6 +53,8 @@ pub struct Parameters {
     pub kv_unified: bool,
     /// Whether requests may share what the KV cache holds of their beginnings.
     pub enable_prefix_caching: bool,
+    /// Host memory for what ended requests leave in the KV cache; `None` is without a limit.
+    pub cache_ram_mib: Option<u32>,
     /// How long a step may take that reads prompts while answers are generated.
     pub target_itl_ms: u32,
     /// Who drafts tokens for the model to verify.
@@ -102,6 +104,7 @@ impl Default for Parameters {
             flash_attn: FlashAttn::Auto,
             kv_unified: true,
             enable_prefix_caching: true,
+            cache_ram_mib: Some(8192),
             target_itl_ms: 1000,
             speculative_method: SpeculativeMethod::None,
             num_speculative_tokens: 8,

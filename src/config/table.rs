@@ -239,6 +239,18 @@ pub static TABLE: Table<Draft> = Table {
             default: "true",
             meaning: "Compute the common beginning of prompts once; needs kv_unified",
         },
+        Parameter {
+            name: "cache_ram",
+            synonyms: &[],
+            kind: Kind::Whole {
+                min: 0,
+                max: Limit::At(1 << 30),
+                minus_one: Some("no limit"),
+                set: |d, n| d.parameters.cache_ram_mib = u32::try_from(n).ok(),
+            },
+            default: "8192",
+            meaning: "MiB of host memory for what ended requests leave in the KV cache, at most a quarter of what is free at load; 0 uses none",
+        },
         whole(
             "target_itl_ms",
             &[],

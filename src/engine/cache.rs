@@ -39,18 +39,21 @@ pub enum Sharing {
 ///   ended slot's hold what a later sequence may share. Cells are free, used or cached:
 ///   `n_free() + n_used() + n_cached() == n_cells`.
 /// - What a running slot uses is never evicted.
+/// - Only slots that never run are parked: their tokens are in host memory.
 #[derive(Debug)]
 pub(super) struct Cache {
     sharing: Sharing,
     n_slots: usize,
     n_cells: usize,
     n_tile_rows: usize,
+    n_host: usize,
+    n_rows_to_park: u64,
     tree: PrefixTree,
     /// Cells of each running slot that hold nothing yet; `None` for the other slots.
     reserved: Vec<Option<usize>>,
     ops: Vec<CacheOp>,
-    /// Counts the uses, so that ended slots have an order.
-    n_uses: u64,
+    /// Counts the rows that have run and the uses of ended slots, so that these have an order and an age.
+    clock: u64,
 }
 
 /// A slot for a sequence, and how many of its tokens are there already.
@@ -69,10 +72,15 @@ impl Cache {
             n_slots: limits.n_slots,
             n_cells: limits.n_cells,
             n_tile_rows: limits.n_tile_rows,
+            n_host: match limits.sharing {
+                Sharing::Prefix => limits.n_host,
+                _ => 0,
+            },
+            n_rows_to_park: limits.n_rows_to_park as u64,
             tree: PrefixTree::new(n_slots),
             reserved: vec![None; n_slots],
             ops: Vec::new(),
-            n_uses: 0,
+            clock: 0,
         }
     }
 
@@ -86,16 +94,15 @@ impl Cache {
     ///
     /// At least one token is left to compute.
     pub(super) fn admit(&mut self, tokens: &[Token], n_spare: usize) -> Option<Admitted> {
-        let found = self.find(tokens);
+        let found = self.make_room(tokens, n_spare)?;
         let n_shared = found.map_or(0, |found| found.n_tokens);
-        let n_kept = found.map_or(0, |found| self.tree.n_unused_in(found));
-        let n_new = tokens.len() - n_shared;
-        if self.n_free() + self.n_cached() < n_new + n_spare + n_kept {
-            return None;
-        }
-        let slot = self.open(found)?;
+        let slot = match found {
+            None => self.open_empty()?,
+            Some(found) if self.tree.is_parked(found.slot) => self.open_parked(found)?,
+            Some(found) => self.open(found)?,
+        };
         self.reserved[usize::from(slot.0)] = Some(0);
-        self.reserve(slot, n_new);
+        self.reserve(slot, tokens.len() - n_shared);
         Some(Admitted { slot, n_shared })
     }
 
@@ -103,17 +110,8 @@ impl Cache {
     /// do not have so many.
     pub(super) fn reserve(&mut self, slot: SlotId, n_cells: usize) -> bool {
         while self.n_free() < n_cells {
-            let n_missing = n_cells - self.n_free();
-            let Some(least_recent) = self.tree.least_recent_in(0..self.reserved.len()) else {
+            if !self.evict(n_cells - self.n_free()) {
                 return false;
-            };
-            let n_own = self.tree.n_own(least_recent);
-            let n_evicted = n_missing.max(MIN_EVICTED_CELLS);
-            if n_own > n_evicted && self.sharing == Sharing::Prefix {
-                let n_tokens = self.tree.n_tokens(least_recent) - n_evicted;
-                self.cut(least_recent, n_tokens);
-            } else {
-                self.empty(least_recent);
             }
         }
         if let Some(n_reserved) = &mut self.reserved[usize::from(slot.0)] {
@@ -122,10 +120,26 @@ impl Cache {
         true
     }
 
+    /// Has what an ended slot holds leave the cache, after it has been in the way long enough; the
+    /// oldest at a call.
+    pub(super) fn park_idle(&mut self) {
+        if self.n_host == 0 {
+            return;
+        }
+        let Some(slot) = self.tree.least_recent(false) else {
+            return;
+        };
+        let last_use = self.tree.last_use(slot).unwrap_or(self.clock);
+        if self.clock - last_use >= self.n_rows_to_park {
+            self.park(slot);
+        }
+    }
+
     /// Notes that tokens of a running slot were computed into cells reserved for them.
     pub(super) fn commit(&mut self, slot: SlotId, tokens: &[Token]) {
         if let Some(n_reserved) = &mut self.reserved[usize::from(slot.0)] {
             *n_reserved -= tokens.len();
+            self.clock += tokens.len() as u64;
             self.tree.push(slot, tokens);
         }
     }
@@ -142,16 +156,16 @@ impl Cache {
 
     /// Ends a slot's run and keeps its tokens for sequences to come.
     pub(super) fn release(&mut self, slot: SlotId) {
-        self.n_uses += 1;
+        self.clock += 1;
         self.reserved[usize::from(slot.0)] = None;
-        self.tree.end(slot, self.n_uses);
+        self.tree.end(slot, self.clock);
         let is_kept = self.sharing != Sharing::None
             && self.tree.n_tokens(slot) >= MIN_SHARED_TOKENS
             && !self.tree.is_redundant(slot);
-        if is_kept {
-            self.bound_unproven();
-        } else {
+        if !is_kept {
             self.empty(slot);
+        } else if self.n_host == 0 {
+            self.bound_unproven();
         }
     }
 
@@ -186,6 +200,11 @@ impl Cache {
         self.tree.n_cells() - self.tree.n_used()
     }
 
+    /// Tokens in host memory.
+    pub(super) fn n_parked(&self) -> usize {
+        self.tree.n_parked()
+    }
+
     fn n_reserved(&self) -> usize {
         self.reserved.iter().flatten().sum()
     }
@@ -197,8 +216,8 @@ impl Cache {
             Sharing::None => None,
             Sharing::Whole => self.tree.longest_whole_match(beginning),
             Sharing::Prefix => {
-                let found = self.tree.longest_match(beginning);
-                found.map(|found| self.leave_a_tile(found, tokens.len()))
+                let found = self.tree.longest_match(beginning)?;
+                self.worth_loading(self.leave_a_tile(found, tokens.len()))
             }
         };
         found.filter(|found| found.n_tokens >= MIN_SHARED_TOKENS)
@@ -212,6 +231,18 @@ impl Cache {
             found.n_tokens = n_tokens.saturating_sub(self.n_tile_rows);
         }
         found
+    }
+
+    /// Less of a match where the last block in it has few of its tokens.
+    fn worth_loading(&self, found: Match) -> Option<Match> {
+        match self.tree.last_block_in(found) {
+            None => self.tree.with_cells(found),
+            Some(block) if found.n_tokens - block.start >= MIN_SHARED_TOKENS => Some(found),
+            Some(block) => self.worth_loading(Match {
+                n_tokens: block.start,
+                ..found
+            }),
+        }
     }
 
     /// Gives up what nobody has shared yet, the oldest first, but never the latest.
@@ -229,28 +260,78 @@ impl Cache {
         }
     }
 
-    /// A slot that may run and holds the match: the match's own where nobody loses by it.
-    fn open(&mut self, found: Option<Match>) -> Option<SlotId> {
-        let Some(found) = found else {
-            let (slot, _) = self.vacate()?;
-            self.tree.open(slot, None);
-            return Some(slot);
+    /// What a sequence may share once its blocks, if any, are in cells: for these there is room then.
+    ///
+    /// `None` where the cells do not do for it.
+    fn make_room(&mut self, tokens: &[Token], n_spare: usize) -> Option<Option<Match>> {
+        loop {
+            let mut found = self.find(tokens);
+            if !self.has_room(tokens, n_spare, found) {
+                // More may have to come into cells than is of use.
+                found = found.and_then(|found| self.tree.with_cells(found));
+                found = found.filter(|found| found.n_tokens >= MIN_SHARED_TOKENS);
+                if !self.has_room(tokens, n_spare, found) {
+                    return None;
+                }
+            }
+            let Some(wanted) = found else {
+                return Some(None);
+            };
+            self.clock += 1;
+            self.tree.touch(wanted.slot, self.clock);
+            let n_to_load = self.tree.n_to_load(wanted);
+            if n_to_load == 0 {
+                return Some(found);
+            }
+            // What is given up for it may be of this match: so it is looked up again.
+            if n_to_load > self.n_free() {
+                self.evict(n_to_load - self.n_free());
+            } else if self.tree.vacant_in(self.ranges().0).is_none() {
+                self.vacate()?;
+            } else {
+                return Some(found);
+            }
+        }
+    }
+
+    fn has_room(&self, tokens: &[Token], n_spare: usize, found: Option<Match>) -> bool {
+        let (n_shared, n_kept) = match found {
+            Some(found) => (
+                found.n_tokens,
+                self.tree.n_unused_in(found) + self.tree.n_to_load(found),
+            ),
+            None => (0, 0),
         };
-        self.n_uses += 1;
-        self.tree.touch(found.slot, self.n_uses);
+        self.n_free() + self.n_cached() >= tokens.len() - n_shared + n_spare + n_kept
+    }
+
+    /// A slot that may run and holds nothing.
+    fn open_empty(&mut self) -> Option<SlotId> {
+        let (slot, _) = self.vacate()?;
+        self.tree.open(slot, None);
+        Some(slot)
+    }
+
+    /// A slot that may run and holds the match: the match's own where nobody loses by it.
+    fn open(&mut self, found: Match) -> Option<SlotId> {
         let (running, kept) = self.ranges();
         let is_all = self.tree.n_tokens(found.slot) == found.n_tokens;
         let is_last = kept.is_empty()
             && self.tree.vacant_in(running.clone()).is_none()
             && self.tree.least_recent_in(running.clone()) == Some(found.slot);
         let has_ended = self.tree.last_use(found.slot).is_some();
-        let n_not_own = self.tree.n_tokens(found.slot) - self.tree.n_own(found.slot);
-        let goes_on = has_ended && found.n_tokens > n_not_own;
         if has_ended && running.contains(&usize::from(found.slot.0)) && (is_all || is_last) {
             self.cut(found.slot, found.n_tokens);
             self.tree.reopen(found.slot);
             return Some(found.slot);
         }
+        self.open_beside(found, has_ended)
+    }
+
+    /// A slot that may run and shares the match with the one that has it.
+    fn open_beside(&mut self, found: Match, has_ended: bool) -> Option<SlotId> {
+        let n_not_own = self.tree.n_tokens(found.slot) - self.tree.n_own(found.slot);
+        let goes_on = has_ended && found.n_tokens > n_not_own;
         let (slot, moved_to) = self.vacate()?;
         let source = match moved_to {
             Some(moved_to) if found.slot == slot => moved_to,
@@ -264,7 +345,7 @@ impl Cache {
         self.tree.open(slot, Some(found));
         if goes_on {
             // Who has come back will come again.
-            self.tree.touch(slot, self.n_uses);
+            self.tree.touch(slot, self.clock);
         }
         self.ops.push(CacheOp::share(source, slot, n_tokens));
         if has_ended && self.tree.is_redundant(source) {
@@ -273,22 +354,40 @@ impl Cache {
         Some(slot)
     }
 
+    /// A slot that may run and holds a match that is in host memory, or the end of it is.
+    fn open_parked(&mut self, found: Match) -> Option<SlotId> {
+        let (slot, _) = self.vacate()?;
+        if let Some(before) = self.tree.with_cells(found) {
+            self.ops
+                .push(CacheOp::share(before.slot, slot, before.n_tokens));
+        }
+        let (blocks, end) = self.tree.unpark(found);
+        let loads = blocks.into_iter();
+        self.ops
+            .extend(loads.map(|block| CacheOp::Load { slot, block }));
+        self.tree.open(slot, Some(found));
+        // A block comes whole; what others had of it beyond the match goes back.
+        for rest in self.tree.park(found.slot) {
+            self.ops.push(CacheOp::save(slot, &rest));
+        }
+        if end > found.n_tokens {
+            self.ops.push(CacheOp::keep(slot, found.n_tokens));
+        }
+        if self.tree.is_redundant(found.slot) {
+            self.empty(found.slot);
+        }
+        Some(slot)
+    }
+
     /// A slot that may run and holds nothing. What an ended one held is kept in another, the second of
     /// the two, if there is room or something older to give up for it.
     fn vacate(&mut self) -> Option<(SlotId, Option<SlotId>)> {
-        let (running, kept) = self.ranges();
+        let (running, _) = self.ranges();
         if let Some(slot) = self.tree.vacant_in(running.clone()) {
             return Some((slot, None));
         }
         let slot = self.tree.least_recent_in(running)?;
-        let vacant = self.tree.vacant_in(kept.clone()).or_else(|| {
-            let oldest = self.tree.least_recent_in(kept)?;
-            let is_older = self.tree.last_use(oldest) < self.tree.last_use(slot);
-            is_older.then(|| {
-                self.empty(oldest);
-                oldest
-            })
-        });
+        let vacant = self.vacant_to_keep(slot);
         match vacant {
             Some(vacant) => {
                 let n_tokens = self.tree.n_tokens(slot);
@@ -301,9 +400,71 @@ impl Cache {
         Some((slot, vacant))
     }
 
+    /// Where what an ended slot holds can be kept: a slot that never runs, its own if it is one, if there
+    /// is room or something older to give up for it.
+    fn vacant_to_keep(&mut self, slot: SlotId) -> Option<SlotId> {
+        let (_, kept) = self.ranges();
+        if kept.contains(&usize::from(slot.0)) {
+            return Some(slot);
+        }
+        self.tree.vacant_in(kept.clone()).or_else(|| {
+            let oldest = self.tree.least_recent_in(kept)?;
+            let is_older = self.tree.last_use(oldest) < self.tree.last_use(slot);
+            is_older.then(|| {
+                self.empty(oldest);
+                oldest
+            })
+        })
+    }
+
     /// The slots that may run, and those that only keep what ended ones held.
     fn ranges(&self) -> (Range<usize>, Range<usize>) {
         (0..self.n_slots, self.n_slots..self.reserved.len())
+    }
+
+    /// Has one ended slot give up cells, `n_missing` if it has so many; false where none has any.
+    fn evict(&mut self, n_missing: usize) -> bool {
+        let Some(least_recent) = self.tree.least_recent(false) else {
+            return false;
+        };
+        let n_own = self.tree.n_own(least_recent);
+        let n_evicted = n_missing.max(MIN_EVICTED_CELLS);
+        if self.n_host > 0 {
+            self.park(least_recent);
+        } else if n_own > n_evicted && self.sharing == Sharing::Prefix {
+            let n_tokens = self.tree.n_tokens(least_recent) - n_evicted;
+            self.cut(least_recent, n_tokens);
+        } else {
+            self.empty(least_recent);
+        }
+        true
+    }
+
+    /// Moves what an ended slot holds to host memory, if it is worth it and there is room or something
+    /// older to give up for it.
+    fn park(&mut self, slot: SlotId) {
+        let is_worth_it = (MIN_SHARED_TOKENS..=self.n_host).contains(&self.tree.n_alone(slot));
+        let kept = is_worth_it.then(|| self.vacant_to_keep(slot)).flatten();
+        let Some(kept) = kept else {
+            return self.empty(slot);
+        };
+        while self.tree.n_parked() + self.tree.n_alone(slot) > self.n_host {
+            match self.tree.least_recent(true) {
+                Some(oldest) if self.tree.last_use(oldest) < self.tree.last_use(slot) => {
+                    self.empty(oldest);
+                }
+                _ => return self.empty(slot),
+            }
+        }
+        for block in self.tree.park(slot) {
+            self.ops.push(CacheOp::save(slot, &block));
+        }
+        self.ops.push(CacheOp::keep(slot, 0));
+        if self.tree.is_redundant(slot) {
+            self.tree.remove(slot);
+        } else if slot != kept {
+            self.tree.rename(slot, kept);
+        }
     }
 
     fn cut(&mut self, slot: SlotId, n_tokens: usize) {
@@ -314,7 +475,12 @@ impl Cache {
     }
 
     fn empty(&mut self, slot: SlotId) {
+        if !self.tree.is_parked(slot) {
+            self.ops.push(CacheOp::keep(slot, 0));
+        }
         self.tree.remove(slot);
-        self.ops.push(CacheOp::keep(slot, 0));
+        let dropped = self.tree.take_dropped().into_iter();
+        self.ops
+            .extend(dropped.map(|block| CacheOp::Drop { block }));
     }
 }

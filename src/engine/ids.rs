@@ -11,3 +11,7 @@ pub struct SlotId(pub u16);
 /// An entry of the model's vocabulary, numbered as llama.cpp does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Token(pub i32);
+
+/// Keys and values that lie in host memory, numbered by the engine and never reused.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BlockId(pub u64);

@@ -14,14 +14,15 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `ids` | [`SequenceId`], [`SlotId`], [`Token`] |
+//! | `ids` | [`SequenceId`], [`SlotId`], [`Token`], [`BlockId`] |
 //! | `plan` | what goes to the runner and comes back: [`Plan`], [`CacheOp`], [`Row`], [`Sampled`] |
 //! | `event` | what goes back to the requests: [`Event`], [`Usage`] |
 //! | `limits` | what the scheduler is given: [`Limits`], [`NewSequence`] |
+//! | `plan_builder` | a plan while it is made |
 //! | `scheduler` | the policy: [`Scheduler`] |
 //! | `sequence` | one request's tokens and progress |
 //! | `cache` | who holds which slot and how many cells of the KV cache, and what is shared |
-//! | `prefix_tree` | which tokens the cache holds |
+//! | `prefix_tree` | which tokens the cache holds, and which lie in host memory |
 //! | `chunk` | how many rows of a step each prompt gets |
 //! | `step_time` | how long a step will take |
 //! | `draft` | guesses at what comes next: [`Drafter`], [`PromptLookup`] |
@@ -34,6 +35,7 @@ mod event;
 mod ids;
 mod limits;
 mod plan;
+mod plan_builder;
 mod prefix_tree;
 mod scheduler;
 mod sequence;
@@ -44,7 +46,7 @@ mod text;
 pub use cache::Sharing;
 pub use draft::{Draft, Drafter, Drafting, PromptLookup};
 pub use event::{Event, FinishReason, Usage};
-pub use ids::{SequenceId, SlotId, Token};
+pub use ids::{BlockId, SequenceId, SlotId, Token};
 pub use limits::{Limits, NewSequence, SubmitError};
 pub use plan::{CacheOp, Plan, Row, Sampled};
 pub use scheduler::Scheduler;

@@ -2,7 +2,8 @@
 //!
 //! Plain values on the worker thread: no behaviour beyond being looked at.
 
-use super::ids::{SequenceId, SlotId, Token};
+use super::ids::{BlockId, SequenceId, SlotId, Token};
+use super::prefix_tree::Block;
 
 /// The work of one step.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -20,8 +21,8 @@ impl Plan {
     }
 }
 
-/// A change to what slots hold; it costs time in proportion to the cells of the cache, and copies no
-/// keys and values.
+/// A change to what slots hold; it costs time in proportion to the cells of the cache. Only `Save` and
+/// `Load` copy keys and values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CacheOp {
     /// `slot` keeps its first `n_tokens` tokens, of which it has at least so many.
@@ -40,6 +41,29 @@ pub enum CacheOp {
         /// At least 1.
         n_tokens: u32,
     },
+    /// `block`, in host memory, has the tokens of `slot` from `start` to `end`; the slot keeps them.
+    Save {
+        /// Who holds them.
+        slot: SlotId,
+        /// The first of them, counted from 0.
+        start: u32,
+        /// After the last one.
+        end: u32,
+        /// Where they go; a new one.
+        block: BlockId,
+    },
+    /// `slot`, which holds the tokens that came before those of `block`, holds these as well.
+    Load {
+        /// Who holds them from now on.
+        slot: SlotId,
+        /// Where they come from; it is gone then.
+        block: BlockId,
+    },
+    /// `block` is gone.
+    Drop {
+        /// Which block.
+        block: BlockId,
+    },
 }
 
 impl CacheOp {
@@ -51,6 +75,15 @@ impl CacheOp {
     pub(super) fn share(from: SlotId, to: SlotId, n_tokens: usize) -> Self {
         let n_tokens = count(n_tokens);
         Self::Share { from, to, n_tokens }
+    }
+
+    pub(super) fn save(slot: SlotId, block: &Block) -> Self {
+        Self::Save {
+            slot,
+            start: count(block.tokens.start),
+            end: count(block.tokens.end),
+            block: block.id,
+        }
     }
 }
 

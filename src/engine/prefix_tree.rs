@@ -2,11 +2,15 @@
 //!
 //! Only [`Cache`](super::cache::Cache) calls this, on the worker thread. A slot's tokens are the
 //! path from the root to the slot's node, so a cell that several slots share is one token of one
-//! node. It knows neither what is reserved nor how llama.cpp numbers its cells.
+//! node. It knows neither what is reserved nor how llama.cpp numbers its cells. What lies in host
+//! memory is in `parked`.
+
+mod parked;
 
 use std::ops::Range;
 
-use super::ids::{SlotId, Token};
+use super::ids::{BlockId, SlotId, Token};
+pub(super) use parked::Block;
 
 /// The node without tokens from which every path starts.
 const ROOT: usize = 0;
@@ -14,9 +18,11 @@ const ROOT: usize = 0;
 /// The tokens of all slots.
 ///
 /// # Invariants
-/// - Every node but the root has tokens, and has a slot whose path ends there or two children.
-///   Siblings may start with the same token: two sequences that generated the same text.
-/// - `n_cells` counts the tokens of all nodes; `n_used` those on the path of a running slot.
+/// - Every node but the root has tokens, and has a slot whose path ends there, two children, or one
+///   that was in a block. Siblings may start with the same token: two sequences that generated the same text.
+/// - A node lies in cells if and only if a slot that is not parked holds it, else in a block.
+/// - `n_cells` counts the tokens of all nodes in cells, `n_parked` those in blocks; `n_used` those on
+///   the path of a running slot.
 #[derive(Debug)]
 pub(super) struct PrefixTree {
     nodes: Vec<Node>,
@@ -24,6 +30,9 @@ pub(super) struct PrefixTree {
     slots: Vec<Option<Held>>,
     n_cells: usize,
     n_used: usize,
+    n_parked: usize,
+    n_blocks: u64,
+    dropped: Vec<BlockId>,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +45,8 @@ struct Node {
     ends: Vec<SlotId>,
     /// Running slots whose path leads through here.
     n_running: usize,
+    /// Where its tokens lie that have no cells.
+    block: Option<BlockId>,
 }
 
 /// What a slot holds.
@@ -47,6 +58,7 @@ struct Held {
     ended: Option<u64>,
     /// Whether another sequence has shared it.
     was_shared: bool,
+    is_parked: bool,
 }
 
 /// The beginning of a prompt that a slot holds.
@@ -66,6 +78,9 @@ impl PrefixTree {
             slots: vec![None; n_slots],
             n_cells: 0,
             n_used: 0,
+            n_parked: 0,
+            n_blocks: 0,
+            dropped: Vec::new(),
         }
     }
 
@@ -113,7 +128,7 @@ impl PrefixTree {
         while node_idx != ROOT {
             let node = &self.nodes[node_idx];
             let start = end - node.tokens.len();
-            if node.n_running == 0 {
+            if node.n_running == 0 && node.block.is_none() {
                 n_unused += found.n_tokens.clamp(start, end) - start;
             }
             (node_idx, end) = (node.parent, start);
@@ -133,6 +148,7 @@ impl PrefixTree {
             n_tokens,
             ended: None,
             was_shared: false,
+            is_parked: false,
         });
         self.run_path(node_idx);
     }
@@ -191,6 +207,7 @@ impl PrefixTree {
             tokens: tokens.to_vec(),
             ends: vec![slot],
             n_running: 1,
+            block: None,
         });
         self.nodes[parent].children.push(child);
         held_mut(&mut self.slots, slot).node_idx = child;
@@ -212,8 +229,13 @@ impl PrefixTree {
         self.leave(held.node_idx, slot);
     }
 
-    /// Empties a slot.
+    /// Empties a slot, and with it the parked ones that go on from cells which only this one holds.
     pub(super) fn remove(&mut self, slot: SlotId) {
+        if !self.is_parked(slot) {
+            for parked in self.parked_on(slot) {
+                self.remove(parked);
+            }
+        }
         if let Some(held) = self.slots[usize::from(slot.0)].take() {
             if held.ended.is_none() {
                 self.stop_path(held.node_idx);
@@ -222,19 +244,40 @@ impl PrefixTree {
         }
     }
 
-    /// Whether other slots hold all that this one holds.
+    /// Whether nothing is lost with this slot: others hold all that it holds, or it is parked and
+    /// others go on from there.
     pub(super) fn is_redundant(&self, slot: SlotId) -> bool {
         self.held(slot).is_some_and(|held| {
             let node = &self.nodes[held.node_idx];
-            node.ends.len() > 1 || !node.children.is_empty()
+            if held.is_parked {
+                return node.ends.len() > 1 || !node.children.is_empty();
+            }
+            let mut ends = node.ends.iter();
+            let mut children = node.children.iter();
+            ends.any(|&other| other != slot && !self.is_parked(other))
+                || children.any(|&child| self.holder_below(child).is_some())
         })
     }
 
     /// The ended slot of a range that was of use the longest ago.
     pub(super) fn least_recent_in(&self, slots: Range<usize>) -> Option<SlotId> {
+        self.least_recent_of(slots, |_| true)
+    }
+
+    /// The ended slot that was of use the longest ago, of the parked ones or of the others.
+    pub(super) fn least_recent(&self, is_parked: bool) -> Option<SlotId> {
+        self.least_recent_of(0..self.slots.len(), |held| held.is_parked == is_parked)
+    }
+
+    fn least_recent_of(
+        &self,
+        slots: Range<usize>,
+        is_meant: impl Fn(&Held) -> bool,
+    ) -> Option<SlotId> {
         let ended = slots.filter_map(|slot_idx| {
             let held = self.slots[slot_idx].as_ref()?;
-            Some((held.ended?, slot_idx))
+            let ended = held.ended.filter(|_| is_meant(held));
+            Some((ended?, slot_idx))
         });
         ended.min().map(|(_, slot_idx)| slot_id(slot_idx))
     }
@@ -259,7 +302,9 @@ impl PrefixTree {
     /// Cells that no other slot holds.
     pub(super) fn n_own(&self, slot: SlotId) -> usize {
         match self.held(slot) {
-            Some(held) if !self.is_redundant(slot) => self.nodes[held.node_idx].tokens.len(),
+            Some(held) if !held.is_parked && !self.is_redundant(slot) => {
+                self.nodes[held.node_idx].tokens.len()
+            }
             _ => 0,
         }
     }
@@ -320,10 +365,13 @@ impl PrefixTree {
         children.filter(|child| self.nodes[**child].tokens.first() == tokens.first())
     }
 
-    /// A slot whose path ends at or below a node.
+    /// A slot whose path ends at or below a node, one that holds cells if there is one.
     fn match_below(&self, mut node_idx: usize, n_tokens: usize) -> Option<Match> {
         if n_tokens == 0 {
             return None;
+        }
+        if let Some(slot) = self.holder_below(node_idx) {
+            return Some(Match { slot, n_tokens });
         }
         loop {
             let node = &self.nodes[node_idx];
@@ -362,6 +410,7 @@ impl PrefixTree {
             tokens: std::mem::replace(&mut node.tokens, rest),
             ends: Vec::new(),
             n_running: node.n_running,
+            block: None,
         };
         let parent = upper.parent;
         let upper = self.add_node(upper);
@@ -380,7 +429,11 @@ impl PrefixTree {
                 break;
             }
             let node = std::mem::take(node);
-            self.n_cells -= node.tokens.len();
+            match node.block {
+                Some(_) => self.n_parked -= node.tokens.len(),
+                None => self.n_cells -= node.tokens.len(),
+            }
+            self.dropped.extend(node.block);
             self.replace_child(node.parent, node_idx, None);
             self.vacant.push(node_idx);
             node_idx = node.parent;
@@ -388,10 +441,14 @@ impl PrefixTree {
         self.join(node_idx);
     }
 
-    /// Joins a node with its only child, where no path ends between them.
+    /// Joins a node with its only child, where no path ends between them and both have cells.
     fn join(&mut self, node_idx: usize) {
         let node = &self.nodes[node_idx];
         if node_idx == ROOT || !node.ends.is_empty() || node.children.len() != 1 {
+            return;
+        }
+        let child = &self.nodes[node.children[0]];
+        if node.block.is_some() || child.block.is_some() {
             return;
         }
         let mut node = std::mem::take(&mut self.nodes[node_idx]);

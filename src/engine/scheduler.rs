@@ -16,9 +16,10 @@
 //! 5. What is left of `n_batch` goes to prompts, as far as the step then keeps to its time: half of it
 //!    to the oldest, so that it comes to its end, the rest to those with the least to do, so that
 //!    short prompts do not wait for long ones.
-//! 6. Where decoding needs a cell, ended sequences lose theirs, the one that was of use the longest
-//!    ago first. Where none is left, the youngest running sequence is preempted: it waits, at its
-//!    place in the order, to go on with what the cache will have kept of its tokens.
+//! 6. What ended sequences hold leaves the cache, for host memory, once it has been in the way of others
+//!    for long or where cells are short, and comes back for whoever shares it. Where decoding finds none
+//!    left to leave, the youngest running sequence is preempted: it waits, at its place in the order, to
+//!    go on with what will have been kept of its tokens.
 //!
 //! Only the youngest is ever preempted, and a sequence waits only for older ones. So the oldest
 //! always progresses, and none waits for ever. Priorities and deadlines would be another order than
@@ -33,7 +34,8 @@ use super::draft::{Draft, Drafting};
 use super::event::Event;
 use super::ids::{SequenceId, Token};
 use super::limits::{Limits, NewSequence, SubmitError};
-use super::plan::{Plan, Row, Sampled};
+use super::plan::{Plan, Sampled};
+use super::plan_builder::PlanBuilder;
 use super::prefix_tree::n_common;
 use super::sequence::{Leader, Sequence};
 use super::step_time::{StepSize, StepTime};
@@ -171,6 +173,9 @@ impl Scheduler {
         if decoding.len() < self.limits.n_batch {
             self.admit_waiting();
         }
+        if !self.running.is_empty() {
+            self.cache.park_idle();
+        }
         self.plan_decode(&decoding, &mut plan);
         let n_decode_rows = plan.rows.len();
         self.plan_prompts(&mut plan);
@@ -265,6 +270,11 @@ impl Scheduler {
     /// Cells that hold only tokens of ended sequences; with the free and the used ones: `n_cells`.
     pub fn n_cached_cells(&self) -> usize {
         self.cache.n_cached()
+    }
+
+    /// Tokens of ended sequences that lie in host memory.
+    pub fn n_host_tokens(&self) -> usize {
+        self.cache.n_parked()
     }
 
     /// A cell for every decoding sequence, at the price of the youngest where cells are short.
@@ -458,45 +468,6 @@ impl Scheduler {
             self.running.retain(|id| sequences.contains_key(id));
             self.waiting.retain(|id| sequences.contains_key(id));
         }
-    }
-}
-
-/// The plan of one step while it is made.
-struct PlanBuilder {
-    n_rows_max: usize,
-    rows: Vec<Row>,
-    /// Whoever has rows, each once.
-    sequences: Vec<SequenceId>,
-    size: StepSize,
-}
-
-impl PlanBuilder {
-    fn new(n_rows_max: usize) -> Self {
-        Self {
-            n_rows_max,
-            rows: Vec::new(),
-            sequences: Vec::new(),
-            size: StepSize::default(),
-        }
-    }
-
-    fn n_rows_left(&self) -> usize {
-        self.n_rows_max - self.rows.len()
-    }
-
-    /// Adds the sequence's next `n_rows` rows, for which there is room.
-    fn add(&mut self, sequence: &mut Sequence, n_rows: usize, step_time: &StepTime) {
-        if n_rows > 0 {
-            self.size = step_time.add(self.size, sequence.n_computed(), n_rows);
-            sequence.plan_rows(n_rows, &mut self.rows);
-            self.sequences.push(sequence.id);
-        }
-    }
-
-    /// Adds guesses after the sequence's output row, which was added last; there is room.
-    fn add_draft(&mut self, sequence: &mut Sequence, draft: Vec<Token>, step_time: &StepTime) {
-        self.size = step_time.add(self.size, sequence.n_computed(), draft.len());
-        sequence.plan_draft(draft, &mut self.rows);
     }
 }
 

@@ -93,10 +93,11 @@ pub enum ContextError {
     WarmUp(RunError),
 }
 
-/// Makes a context whose batches may name `n_slots` sequences.
+/// Makes a context whose batches may name `n_sequences` sequences.
 pub(super) fn new_context(
     model: &'static LlamaModel,
     params: &ContextParams,
+    n_sequences: usize,
     n_threads: u32,
     n_threads_batch: u32,
 ) -> Result<LlamaContext<'static>, ContextError> {
@@ -109,7 +110,7 @@ pub(super) fn new_context(
         .with_n_ctx(NonZeroU32::new(params.n_cells as u32))
         .with_n_batch(params.n_batch as u32)
         .with_n_ubatch(params.n_ubatch.min(params.n_batch) as u32)
-        .with_n_seq_max(params.n_slots as u32)
+        .with_n_seq_max(n_sequences as u32)
         .with_kv_unified(params.kv_unified)
         .with_n_threads(n_threads as i32)
         .with_n_threads_batch(n_threads_batch as i32)

@@ -16,6 +16,7 @@
 //! | `sampler` | logits to token, one per sequence |
 //! | `context` | how a context is made: [`ContextParams`] |
 //! | `at_once` | which rows llama.cpp is given at once |
+//! | `slots` | what each slot holds, and the changes to it |
 //! | `runner` | the holder of the context: runs a [`crate::engine::Plan`] |
 //! | `draft_model` | a small model that guesses what a large one will say |
 //! | `threads` | how many threads to compute with |
@@ -29,6 +30,7 @@ mod load;
 mod model;
 mod runner;
 mod sampler;
+mod slots;
 mod template;
 mod threads;
 

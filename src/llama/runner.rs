@@ -17,6 +17,7 @@ use llama_cpp_2::token::LlamaToken;
 use super::at_once::AtOnce;
 use super::context::{ContextError, ContextParams, new_context};
 use super::sampler::{SampleError, Sampler, SamplingThreads};
+use super::slots::{Held, Memory, Slots};
 use super::{Model, threads};
 use crate::engine::{CacheOp, Plan, Row, Sampled, SequenceId, Sharing, SlotId, Token};
 use crate::protocol::SamplingParams;
@@ -26,10 +27,6 @@ pub const MAX_SLOTS: usize = 256;
 
 /// Its compressed cache, when unified, throws a C++ exception at a second sequence.
 const SINGLE_SEQUENCE: &str = "deepseek4";
-
-const NO_SUCH_SLOT: &str = "there is no such slot";
-const TOO_FEW_TOKENS: &str = "the slot holds fewer tokens";
-const UNCUT: &str = "the memory of this model cannot be cut there";
 
 /// Why a plan did not run; what its rows' slots hold is lost, and they must be emptied.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -71,15 +68,6 @@ pub enum RowProblem {
     NotOpen { sequence: SequenceId },
 }
 
-/// What the cache holds of a slot.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Held {
-    /// Tokens, at positions from 0.
-    Tokens(u32),
-    /// Nobody knows, since a step failed.
-    Lost,
-}
-
 /// A row's place among those decoded at once, its logits, and the token guessed to come after it.
 type Output<'a> = (usize, &'a [f32], Option<Token>);
 
@@ -101,11 +89,11 @@ pub struct Runner {
     model: Arc<Model>,
     batch: LlamaBatch<'static>,
     samplers: HashMap<SequenceId, Sampler>,
-    held: Vec<Held>,
+    slots: Slots,
     sampling: SamplingThreads,
     failures: Vec<(SequenceId, SampleError)>,
-    sharing: Sharing,
     at_once: AtOnce,
+    is_split: bool,
     n_slots: usize,
     n_draft_rows: usize,
     n_batch: usize,
@@ -145,17 +133,16 @@ impl Runner {
             0 => n_threads,
             wish => threads::for_model("n_threads_batch", wish, n_model_bytes),
         };
-        let sharing = match is_single || !params.kv_unified {
-            true => Sharing::None,
-            false => model.sharing(),
+        let memory = Memory {
+            sharing: match is_single || !params.kv_unified {
+                true => Sharing::None,
+                false => model.sharing(),
+            },
+            can_be_cut: model.can_be_cut(),
+            has_states: model.has_states(),
         };
-        // llama.cpp has 256 sequences share cells, however few a batch may name; but a recurrent state
-        // is memory of its own, made for each of those.
-        let n_kept = match sharing == Sharing::None || model.has_states() {
-            true => 0,
-            false => MAX_SLOTS - params.n_slots,
-        };
-        let context = new_context(borrowed, params, n_threads, n_threads_batch)?;
+        let n_sequences = memory.n_sequences(params.n_slots);
+        let context = new_context(borrowed, params, n_sequences, n_threads, n_threads_batch)?;
         // llama.cpp may round: what counts is what it made.
         let n_batch = params.n_batch.min(context.n_batch() as usize);
         let n_cells = context.n_ctx() as usize;
@@ -163,11 +150,11 @@ impl Runner {
             context,
             batch: LlamaBatch::new(n_batch, 1),
             samplers: HashMap::new(),
-            held: vec![Held::Tokens(0); params.n_slots + n_kept],
+            slots: Slots::new(memory, params.n_slots),
             sampling: SamplingThreads::new(params.n_slots.min(n_threads as usize)),
             failures: Vec::new(),
-            sharing,
             at_once: AtOnce::new(&model, params),
+            is_split: !params.kv_unified,
             n_slots: params.n_slots,
             n_draft_rows: params.n_draft_rows,
             n_batch,
@@ -187,12 +174,12 @@ impl Runner {
 
     /// What the sequences of this context may share.
     pub fn sharing(&self) -> Sharing {
-        self.sharing
+        self.slots.sharing()
     }
 
     /// Slots beyond those that may have rows: they can only share what others have computed.
     pub fn n_kept(&self) -> usize {
-        self.held.len() - self.n_slots
+        self.slots.n_kept()
     }
 
     /// Rows that a plan may have: at most what was asked for.
@@ -228,7 +215,7 @@ impl Runner {
         &self.failures
     }
 
-    /// Runs a plan and returns a sample for each output row, in the order of the rows.
+    /// Runs a plan and returns a sample for each output row, those of one sequence in their order.
     ///
     /// After an error no slot of the plan's rows may be used until a plan has emptied it; what the plan
     /// does to the cache is done all the same.
@@ -237,12 +224,13 @@ impl Runner {
         let ran = self
             .change_cache(plan)
             .and_then(|()| self.check(plan))
-            .and_then(|()| self.run_rows(&plan.rows));
+            .and_then(|()| match self.is_split {
+                false => self.run_rows(&plan.rows),
+                true => self.run_rows(&by_slot(&plan.rows)),
+            });
         if ran.is_err() {
             for row in &plan.rows {
-                if let Some(held) = self.held.get_mut(usize::from(row.slot.0)) {
-                    *held = Held::Lost;
-                }
+                self.slots.lose(row.slot);
             }
         }
         ran
@@ -252,58 +240,10 @@ impl Runner {
     fn change_cache(&mut self, plan: &Plan) -> Result<(), RunError> {
         let mut changed = Ok(());
         for &op in &plan.cache {
-            let done = match op {
-                CacheOp::Keep { slot, n_tokens } => self.keep(slot, n_tokens),
-                CacheOp::Share { from, to, n_tokens } => self.share(from, to, n_tokens),
-            };
+            let done = self.slots.change(&mut self.context, op);
             changed = changed.and(done.map_err(|problem| RunError::Cache { op, problem }));
         }
         changed
-    }
-
-    fn keep(&mut self, slot: SlotId, n_tokens: u32) -> Result<(), &'static str> {
-        let held = self.held.get_mut(usize::from(slot.0));
-        let held = held.ok_or(NO_SUCH_SLOT)?;
-        let kept = Held::Tokens(n_tokens);
-        match *held {
-            Held::Tokens(n_held) if n_held < n_tokens => return Err(TOO_FEW_TOKENS),
-            Held::Lost if n_tokens > 0 => return Err(TOO_FEW_TOKENS),
-            held if held == kept => return Ok(()),
-            _ if n_tokens > 0 && !self.model.can_be_cut() => return Err(UNCUT),
-            _ => *held = kept,
-        }
-        let start = (n_tokens > 0).then_some(n_tokens);
-        match self
-            .context
-            .clear_kv_cache_seq(Some(u32::from(slot.0)), start, None)
-        {
-            Ok(true) => Ok(()),
-            _ => {
-                self.held[usize::from(slot.0)] = Held::Lost;
-                Err(UNCUT)
-            }
-        }
-    }
-
-    fn share(&mut self, from: SlotId, to: SlotId, n_tokens: u32) -> Result<(), &'static str> {
-        let held = |slot: SlotId| self.held.get(usize::from(slot.0)).copied();
-        match (held(from), held(to)) {
-            (Some(Held::Tokens(n_held)), Some(Held::Tokens(0))) if n_held >= n_tokens => {
-                match self.sharing {
-                    Sharing::None => return Err("nothing is shared in this context"),
-                    Sharing::Whole if n_held > n_tokens => return Err(UNCUT),
-                    _ => self.held[usize::from(to.0)] = Held::Tokens(n_tokens),
-                }
-            }
-            (None, _) | (_, None) => return Err(NO_SUCH_SLOT),
-            (_, Some(Held::Tokens(0))) => return Err(TOO_FEW_TOKENS),
-            _ => return Err("the slot is not empty"),
-        }
-        let (from, to) = (i32::from(from.0), i32::from(to.0));
-        let shared = self
-            .context
-            .copy_kv_cache_seq(from, to, None, Some(n_tokens));
-        shared.map_err(|_| "there is no such position")
     }
 
     /// Checks all that llama.cpp takes for granted, and notes what the slots will hold.
@@ -322,7 +262,7 @@ impl Runner {
                 row: index,
                 problem,
             })?;
-            self.held[usize::from(row.slot.0)] = Held::Tokens(row.pos + 1);
+            self.slots.hold(row.slot, row.pos + 1);
         }
         Ok(())
     }
@@ -333,7 +273,7 @@ impl Runner {
         if !usize::try_from(token).is_ok_and(|id| id < n_vocab) {
             return Err(RowProblem::Token { token, n_vocab });
         }
-        match self.held[..self.n_slots].get(usize::from(slot)) {
+        match self.slots.running(row.slot) {
             None => {
                 return Err(RowProblem::Slot {
                     slot,
@@ -341,7 +281,7 @@ impl Runner {
                 });
             }
             Some(Held::Lost) => return Err(RowProblem::Lost { slot }),
-            Some(&Held::Tokens(expected)) if row.pos != expected => {
+            Some(Held::Tokens(expected)) if row.pos != expected => {
                 return Err(RowProblem::Position {
                     slot,
                     found: row.pos,
@@ -465,7 +405,7 @@ impl Runner {
             pos,
             output: self.n_draft_rows > 0,
         });
-        self.held[0] = Held::Tokens(n_rows);
+        self.slots.hold(slot, n_rows);
         self.decode(&rows.collect::<Vec<_>>())?;
         self.run(&Plan {
             cache: vec![CacheOp::Keep { slot, n_tokens: 0 }],
@@ -473,4 +413,11 @@ impl Runner {
         })?;
         Ok(())
     }
+}
+
+/// Of split caches llama.cpp computes those together whose numbers follow one another in the batch.
+fn by_slot(rows: &[Row]) -> Vec<Row> {
+    let mut rows = rows.to_vec();
+    rows.sort_by_key(|row| row.slot);
+    rows
 }

@@ -27,6 +27,11 @@ const MIN_FUSED_HEAD: u32 = 64;
 /// a wrong guess costs what a right one saves: see docs/performance.md.
 const DRAFTED_ROWS: usize = 16;
 
+/// Of the memory that is free at load, one in so many bytes may hold what has left the KV cache.
+const HOST_PART: u64 = 4;
+/// Rows that others run until what an ended sequence held leaves the cache: see docs/performance.md.
+const N_ROWS_TO_PARK: usize = 64;
+
 /// What an engine is started from.
 pub(super) struct EnginePlan<'a> {
     pub(super) config: &'a ModelConfig,
@@ -83,6 +88,7 @@ impl EnginePlan<'_> {
         }
         let context = self.context_params(flash_attention, n_slots, n_cells);
         let memory = self.memory(&weights, draft_weights.as_ref(), fitted.as_ref(), n_cells);
+        let n_host = n_host(parameters, weights.file(), memory::available_bytes());
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
         let drafter = self.drafter(draft_weights, &weights, &context)?;
         let sharing = match parameters.enable_prefix_caching {
@@ -97,6 +103,8 @@ impl EnginePlan<'_> {
             },
             n_cells: runner.n_cells(),
             sharing,
+            n_host,
+            n_rows_to_park: N_ROWS_TO_PARK,
             n_ctx: n_ctx as usize,
             n_batch: runner.n_batch(),
             n_tile_rows: match (self.is_cpu(), flash_attention) {
@@ -425,6 +433,17 @@ fn automatic_n_ctx(trained: u32, affordable: u64, max_positions: Option<u32>) ->
         .max(u64::from(N_CTX_STEP));
     let n_ctx = u32::try_from(n_ctx).unwrap_or(trained) / N_CTX_STEP * N_CTX_STEP;
     max_positions.map_or(n_ctx, |limit| n_ctx.min(limit))
+}
+
+/// Tokens for which there is host memory once they have left the KV cache.
+fn n_host(parameters: &Parameters, file: &llama::ModelFile, available: Option<u64>) -> usize {
+    let (type_k, type_v) = cache_types(parameters);
+    let token_bytes = file.kv_bytes_per_cell(type_k, type_v).max(1);
+    let wanted = parameters
+        .cache_ram_mib
+        .map_or(u64::MAX, |mib| u64::from(mib) << 20);
+    let n_bytes = available.map_or(wanted, |available| wanted.min(available / HOST_PART));
+    usize::try_from(n_bytes / token_bytes).unwrap_or(usize::MAX)
 }
 
 /// ggml asserts that a position has its row in the table of learned ones.

@@ -180,6 +180,8 @@ impl Bench {
             n_kept: 0,
             n_cells: 4_000_000,
             sharing: Sharing::None,
+            n_host: 0,
+            n_rows_to_park: 0,
             n_ctx: 1_000_000,
             n_batch: 64,
             n_tile_rows: 1,

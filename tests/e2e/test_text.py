@@ -68,6 +68,19 @@ def test_more_than_the_cache_holds(start, golden):
         stream.close()
 
 
+def test_what_left_the_cache_comes_back(start):
+    """Long chats in turns, in a cache that holds one of them, find what they had in host memory."""
+    server = start(config(n_ctx=2304, n_parallel=2))
+    system = [f"{word} helper. " * 190 for word in ["First", "Second", "Third"]]
+    chats = [[{"role": "system", "content": text}, {"role": "user", "content": "Say hello"}] for text in system]
+    first, second = [[server.stream(chat, temperature=0, timeout=240) for chat in chats] for _ in range(2)]
+    for before, after in zip(first, second):
+        assert 1200 < before.usage["prompt_tokens"] < 2200
+        assert before.usage["prompt_tokens_details"]["cached_tokens"] < 100
+        assert after.usage["prompt_tokens_details"]["cached_tokens"] >= before.usage["prompt_tokens"] - 1
+        assert after.whole() == before.whole()
+
+
 def test_not_streaming_is_the_same_text(demo, golden):
     for case in golden:
         status, body = demo.generate(case["messages"], temperature=0, max_tokens=case["max_tokens"])

@@ -71,6 +71,8 @@ pub fn generate_with(
         n_kept: 0,
         n_cells,
         sharing: Sharing::None,
+        n_host: 0,
+        n_rows_to_park: 0,
         n_ctx: n_cells,
         n_batch: runner.n_batch(),
         n_tile_rows: 1,

@@ -219,6 +219,8 @@ impl Run {
             n_kept: runner.n_kept(),
             n_cells: runner.n_cells(),
             sharing,
+            n_host: 0,
+            n_rows_to_park: 0,
             n_ctx: runner.n_cells(),
             n_batch: runner.n_batch(),
             n_tile_rows: 1,

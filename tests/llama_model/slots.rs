@@ -1,9 +1,9 @@
 //! What runners do to the slots of each kind of memory, without a scheduler.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use triton_llm::engine::{CacheOp, Plan, Row, SequenceId, Sharing, SlotId, Token};
+use triton_llm::engine::{BlockId, CacheOp, Plan, Row, SequenceId, Sharing, SlotId, Token};
 use triton_llm::llama::{ContextParams, Model, RunError, Runner};
 use triton_llm::protocol::SamplingParams;
 
@@ -13,6 +13,7 @@ use crate::kinds::{KINDS, Random, runner, tokens};
 struct Slots {
     runner: Runner,
     held: Vec<Vec<Token>>,
+    blocks: HashMap<BlockId, Vec<Token>>,
 }
 
 impl Slots {
@@ -35,7 +36,12 @@ impl Slots {
             runner.open(SequenceId(slot as u64), &greedy, &[]);
         }
         let held = vec![Vec::new(); n_slots + runner.n_kept()];
-        Self { runner, held }
+        let blocks = HashMap::new();
+        Self {
+            runner,
+            held,
+            blocks,
+        }
     }
 
     /// Adds tokens to slots, all in one plan, and returns what each goes on with.
@@ -71,6 +77,23 @@ impl Slots {
                 let shared = self.held[usize::from(from.0)][..n_tokens as usize].to_vec();
                 self.held[usize::from(to.0)] = shared;
             }
+            CacheOp::Save {
+                slot,
+                start,
+                end,
+                block,
+            } => {
+                let held = &self.held[usize::from(slot.0)];
+                let saved = held[start as usize..end as usize].to_vec();
+                self.blocks.insert(block, saved);
+            }
+            CacheOp::Load { slot, block } => {
+                let loaded = self.blocks.remove(&block).unwrap_or_default();
+                self.held[usize::from(slot.0)].extend(loaded);
+            }
+            CacheOp::Drop { block } => {
+                self.blocks.remove(&block);
+            }
         }
         Ok(())
     }
@@ -94,14 +117,39 @@ fn share(from: u16, to: u16, n_tokens: u32) -> CacheOp {
     CacheOp::Share { from, to, n_tokens }
 }
 
+fn save(slot: u16, start: u32, end: u32, block: u64) -> CacheOp {
+    CacheOp::Save {
+        slot: SlotId(slot),
+        start,
+        end,
+        block: BlockId(block),
+    }
+}
+
+fn load(slot: u16, block: u64) -> CacheOp {
+    let (slot, block) = (SlotId(slot), BlockId(block));
+    CacheOp::Load { slot, block }
+}
+
+fn drop_block(block: u64) -> CacheOp {
+    let block = BlockId(block);
+    CacheOp::Drop { block }
+}
+
 /// What is wrong with a change, and the message that says so.
 type Wrong = (CacheOp, &'static str);
 
 const UNCUT: &str = "the memory of this model cannot be cut there";
 
 /// Where slot 0 holds 20 tokens and slot 1 holds 5, and `n` slots there are.
-fn wrong_changes(n: u16) -> [Wrong; 8] {
+fn wrong_changes(n: u16) -> [Wrong; 14] {
     [
+        (save(n, 0, 5, 1), "there is no such slot"),
+        (save(0, 0, 21, 1), "the slot holds fewer tokens"),
+        (save(0, 5, 5, 1), "the slot holds fewer tokens"),
+        (save(2, 0, 1, 1), "the slot holds fewer tokens"),
+        (load(1, 1), "there is no such block"),
+        (drop_block(1), "there is no such block"),
         (keep(n, 0), "there is no such slot"),
         (share(n, 2, 5), "there is no such slot"),
         (share(0, n, 20), "there is no such slot"),
@@ -120,12 +168,19 @@ fn wrong_changes_are_refused_and_cost_nobody_anything() {
         let mut slots = Slots::new(&model, 3);
         let mut alone = Slots::alone(&model);
         let n = slots.held.len() as u16;
-        assert_eq!(n, if kind.has_states { 3 } else { 256 }, "{}", kind.name);
+        let n_expected = match (kind.has_states, kind.sharing) {
+            (true, _) => 3,
+            // One of llama.cpp's sequences is for saving.
+            (false, Sharing::Prefix) => 255,
+            _ => 256,
+        };
+        assert_eq!(n, n_expected, "{}", kind.name);
         assert_eq!(slots.runner.sharing(), kind.sharing, "{}", kind.name);
         slots.extend(&[(0, tokens(1, 20)), (1, tokens(2, 5))]);
         let mut wrong = wrong_changes(n).to_vec();
         if kind.sharing == Sharing::Whole {
             wrong.extend([(keep(0, 10), UNCUT), (share(0, 2, 10), UNCUT)]);
+            wrong.push((save(0, 0, 20, 1), "nothing is saved in this context"));
         }
         for (op, problem) in wrong {
             let refused = Err(RunError::Cache { op, problem });
@@ -196,6 +251,26 @@ fn what_is_shared_outlives_its_source_also_where_no_rows_may_be() {
     }
 }
 
+#[test]
+fn a_block_goes_on_only_where_it_began() {
+    let mut slots = Slots::new(&KINDS[0].model(), 2);
+    slots.extend(&[(0, tokens(1, 20)), (1, tokens(2, 5))]);
+    for (op, expected) in [
+        (save(0, 10, 20, 1), Ok(())),
+        (
+            load(1, 1),
+            Err("the slot does not end where the block begins"),
+        ),
+        (load(0, 1), Err("there is no such block")),
+        (save(0, 10, 20, 2), Ok(())),
+        (drop_block(2), Ok(())),
+        (load(0, 2), Err("there is no such block")),
+    ] {
+        let expected = expected.map_err(|problem| RunError::Cache { op, problem });
+        assert_eq!(slots.change(op), expected);
+    }
+}
+
 /// Any order of sharing, going on and ending, in slots that are all taken, against a lone sequence.
 #[test]
 fn whatever_is_shared_goes_on_as_if_alone() {
@@ -205,10 +280,11 @@ fn whatever_is_shared_goes_on_as_if_alone() {
         let mut alone = Slots::alone(&model);
         let used: [u16; 4] = [0, 1, 2, 3];
         let mut random = Random(1);
-        let (mut n_shared, mut answers) = (0, HashSet::new());
-        for round in 0..150 {
+        let (mut n_shared, mut n_saved, mut answers) = (0, 0, HashSet::new());
+        for round in 0..150_u64 {
             n_shared += usize::from(share_some(&mut slots, kind.sharing, used, &mut random));
             cut_long_ones(&mut slots, kind.sharing, used, &mut random);
+            n_saved += usize::from(save_and_load(&mut slots, kind.sharing, round, &mut random));
             let more = used.map(|slot| (slot, random.below(7) as usize));
             let more = more.into_iter().filter(|&(_, n_tokens)| n_tokens > 0);
             let more: Vec<_> = more
@@ -222,6 +298,12 @@ fn whatever_is_shared_goes_on_as_if_alone() {
             }
         }
         assert!(n_shared > 90 && answers.len() > 50, "{}", kind.name);
+        assert_eq!(
+            n_saved > 90,
+            kind.sharing == Sharing::Prefix,
+            "{}",
+            kind.name
+        );
     }
 }
 
@@ -251,6 +333,28 @@ fn share_some(slots: &mut Slots, sharing: Sharing, used: [u16; 4], random: &mut 
         slots.change(op).unwrap_or_else(|error| panic!("{error}"));
     }
     n_tokens > 0
+}
+
+/// Has a slot's last tokens go to host memory and come back, in two blocks; false where nothing may.
+fn save_and_load(slots: &mut Slots, sharing: Sharing, round: u64, random: &mut Random) -> bool {
+    let slot = random.below(4) as u16;
+    let n_held = slots.held[usize::from(slot)].len() as u32;
+    if sharing != Sharing::Prefix || n_held < 3 {
+        return false;
+    }
+    let start = random.below(u64::from(n_held) - 1) as u32;
+    let middle = start + 1 + random.below(u64::from(n_held - start) - 1) as u32;
+    let [lower, upper] = [2 * round, 2 * round + 1];
+    for op in [
+        save(slot, middle, n_held, upper),
+        save(slot, start, middle, lower),
+        keep(slot, start),
+        load(slot, lower),
+        load(slot, upper),
+    ] {
+        slots.change(op).unwrap_or_else(|error| panic!("{error}"));
+    }
+    true
 }
 
 /// Empties the slots that hold much, or cuts them where that can be done.

@@ -20,6 +20,8 @@ impl Play {
             n_kept: 0,
             n_cells,
             sharing: Sharing::None,
+            n_host: 0,
+            n_rows_to_park: 0,
             n_ctx: 64,
             n_batch: 32,
             n_tile_rows: 1,

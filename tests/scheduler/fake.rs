@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use triton_llm::engine::{
-    CacheOp, FinishReason, Limits, NewSequence, Plan, Row, Sampled, SequenceId, Sharing, SlotId,
-    Token, Usage,
+    BlockId, CacheOp, FinishReason, Limits, NewSequence, Plan, Row, Sampled, SequenceId, Sharing,
+    SlotId, Token, Usage,
 };
 
 /// What is sampled after `history`, the tokens of one sequence.
@@ -15,7 +15,10 @@ pub struct FakeRunner {
     limits: Limits,
     sample: Sample,
     pub slots: Vec<FakeSlot>,
+    /// What lies in host memory: tokens and the position of the first.
+    pub blocks: BTreeMap<BlockId, (usize, Vec<Token>)>,
     n_made: usize,
+    pub n_loaded: usize,
 }
 
 #[derive(Clone, Default)]
@@ -33,7 +36,9 @@ impl FakeRunner {
             limits: *limits,
             sample,
             slots: vec![FakeSlot::default(); limits.n_slots + limits.n_kept],
+            blocks: BTreeMap::new(),
             n_made: 0,
+            n_loaded: 0,
         }
     }
 
@@ -49,7 +54,11 @@ impl FakeRunner {
         );
         for &op in &plan.cache {
             self.change_cache(op);
+            let n_held = self.n_held_cells();
+            assert!(n_held <= self.limits.n_cells, "{n_held} cells: {plan:?}");
         }
+        let n_host = self.blocks.values().map(|(_, tokens)| tokens.len());
+        assert!(n_host.sum::<usize>() <= self.limits.n_host, "{plan:?}");
         let mut out: Vec<Sampled> = Vec::new();
         // What was sampled after each sequence's last row; `None` after a wrong guess.
         let mut last: BTreeMap<SequenceId, Option<Token>> = BTreeMap::new();
@@ -124,6 +133,31 @@ impl FakeRunner {
                 let to = &mut self.slots[idx(to)];
                 assert!(to.tokens.is_empty(), "not empty: {op:?}");
                 *to = shared;
+            }
+            CacheOp::Save {
+                slot,
+                start,
+                end,
+                block,
+            } => {
+                assert_eq!(self.limits.sharing, Sharing::Prefix);
+                let (start, end) = (start as usize, end as usize);
+                let saved = self.slots[idx(slot)].tokens[start..end].to_vec();
+                assert!(!saved.is_empty(), "{op:?}");
+                let before = self.blocks.insert(block, (start, saved));
+                assert_eq!(before, None, "{op:?}");
+            }
+            CacheOp::Load { slot, block } => {
+                let (start, tokens) = self.blocks.remove(&block).expect("saved before");
+                let slot = &mut self.slots[idx(slot)];
+                assert_eq!(slot.tokens.len(), start, "{op:?}");
+                slot.cells.extend(self.n_made..self.n_made + tokens.len());
+                self.n_made += tokens.len();
+                self.n_loaded += tokens.len();
+                slot.tokens.extend(tokens);
+            }
+            CacheOp::Drop { block } => {
+                assert!(self.blocks.remove(&block).is_some(), "{op:?}");
             }
         }
     }

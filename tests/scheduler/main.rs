@@ -2,6 +2,7 @@
 
 mod drafts;
 mod fake;
+mod parking;
 mod policy;
 mod random;
 mod sharing;

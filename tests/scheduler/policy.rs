@@ -32,6 +32,8 @@ fn limits(n_slots: usize, n_cells: usize, n_ctx: usize, n_batch: usize) -> Limit
         n_kept: 0,
         n_cells,
         sharing: Sharing::None,
+        n_host: 0,
+        n_rows_to_park: 0,
         n_ctx,
         n_batch,
         n_tile_rows: 1,

@@ -78,12 +78,15 @@ fn limits() -> impl Strategy<Value = Limits> {
     let n_cells = prop_oneof![2..64_usize, 64..256_usize];
     let drafts = prop_oneof![Just((0, 0)), (1..6_usize, 1..12_usize)];
     let rest = (any::<Index>(), 1..24_usize, 0..9_usize, sharing(), drafts);
-    (slots, n_cells, rest).prop_map(
-        |((n_slots, n_kept), n_cells, (n_ctx, n_batch, max_queue, sharing, drafts))| Limits {
+    let host = prop_oneof![Just((0, 0)), (16..400_usize, 0..80_usize)];
+    (slots, n_cells, rest, host).prop_map(
+        |((n_slots, n_kept), n_cells, (n_ctx, n_batch, max_queue, sharing, drafts), host)| Limits {
             n_slots,
             n_kept,
             n_cells,
             sharing,
+            n_host: host.0,
+            n_rows_to_park: host.1,
             n_ctx: 2 + n_ctx.index(n_cells - 1),
             n_batch,
             n_tile_rows: 1,
@@ -402,6 +405,9 @@ impl World {
         assert!(self.scheduler.is_idle());
         assert_eq!(self.scheduler.n_used_cells(), 0);
         assert_eq!(self.runner.n_held_cells(), self.scheduler.n_cached_cells());
+        let parked = self.runner.blocks.values();
+        let n_parked: usize = parked.map(|(_, tokens)| tokens.len()).sum();
+        assert_eq!(n_parked, self.scheduler.n_host_tokens());
         if self.limits.sharing == Sharing::None {
             assert_eq!(self.runner.n_held_cells(), 0, "KV left when idle");
         }
@@ -432,6 +438,8 @@ fn a_crowded_cache_preempts_and_finishes_all() {
         n_kept: 6,
         n_cells: 40,
         sharing: Sharing::Prefix,
+        n_host: 0,
+        n_rows_to_park: 0,
         n_ctx: 40,
         n_batch: 8,
         n_tile_rows: 1,
@@ -452,6 +460,37 @@ fn a_crowded_cache_preempts_and_finishes_all() {
     assert!(world.n_preempted >= 50, "{} preempted", world.n_preempted);
 }
 
+/// Nor without parking: of 6 chats in turns on 3 slots, all of each turn but its last token comes back.
+#[test]
+fn chats_come_back_from_host_memory() {
+    let mut world = World::new(Limits {
+        n_slots: 3,
+        n_kept: 12,
+        n_cells: 150,
+        sharing: Sharing::Prefix,
+        n_host: 600,
+        n_rows_to_park: 4,
+        n_ctx: 100,
+        n_batch: 32,
+        n_tile_rows: 1,
+        max_draft: 0,
+        n_draft_rows: 0,
+        max_queue: 100,
+        target_itl: Duration::from_millis(20),
+    });
+    let mut chats: Vec<Vec<Token>> = (0..6).map(|id| vec![Token(100 + id); 20]).collect();
+    for _ in 0..5 {
+        for chat in &mut chats {
+            chat.extend([Token(7); 10]);
+            world.submit(chat.clone(), Some(1), Vec::new());
+        }
+        world.drain();
+    }
+    assert_eq!(world.n_finished, 30);
+    assert_eq!(world.n_shared, 6 * (30 + 40 + 50 + 60));
+    assert!(world.runner.n_loaded > 500, "{}", world.runner.n_loaded);
+}
+
 /// Nor without sharing: of 30 prompts with 32 tokens in common, 29 share them.
 #[test]
 fn a_common_beginning_is_computed_once() {
@@ -460,6 +499,8 @@ fn a_common_beginning_is_computed_once() {
         n_kept: 6,
         n_cells: 400,
         sharing: Sharing::Prefix,
+        n_host: 0,
+        n_rows_to_park: 0,
         n_ctx: 100,
         n_batch: 32,
         n_tile_rows: 1,

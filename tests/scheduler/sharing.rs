@@ -8,8 +8,8 @@ use triton_llm::engine::{
     Event, Limits, NewSequence, Scheduler, SequenceId, Sharing, Token, Usage,
 };
 
-struct Story {
-    scheduler: Scheduler,
+pub struct Story {
+    pub scheduler: Scheduler,
     runner: FakeRunner,
     now: Instant,
     finished: Vec<(u64, Usage)>,
@@ -22,6 +22,8 @@ impl Story {
             n_kept: 2,
             n_cells,
             sharing,
+            n_host: 0,
+            n_rows_to_park: 0,
             n_ctx: n_cells,
             n_batch,
             n_tile_rows: 1,
@@ -36,7 +38,7 @@ impl Story {
         Self::within(Self::limits(n_slots, n_cells, n_batch, sharing))
     }
 
-    fn within(limits: Limits) -> Self {
+    pub fn within(limits: Limits) -> Self {
         Self {
             scheduler: Scheduler::new(limits),
             runner: FakeRunner::new(&limits, sample_x),
@@ -45,7 +47,7 @@ impl Story {
         }
     }
 
-    fn submit(&mut self, id: u64, prompt: &[Token], max_tokens: u32) {
+    pub fn submit(&mut self, id: u64, prompt: &[Token], max_tokens: u32) {
         let new = NewSequence {
             id: SequenceId(id),
             prompt: prompt.to_vec(),
@@ -55,11 +57,11 @@ impl Story {
         self.scheduler.submit(new).expect("the story admits it");
     }
 
-    fn step(&mut self, expected: &str) {
+    pub fn step(&mut self, expected: &str) {
         assert_eq!(self.run(), expected);
     }
 
-    fn run(&mut self) -> String {
+    pub fn run(&mut self) -> String {
         let plan = self.scheduler.schedule(self.now);
         let out = self.runner.run(&plan);
         for event in self.scheduler.apply(&out, self.now) {
@@ -73,19 +75,23 @@ impl Story {
         show_plan(&plan)
     }
 
-    fn check_cells(&self, n_used: usize, n_cached: usize) {
+    pub fn check_cells(&self, n_used: usize, n_cached: usize) {
         let s = &self.scheduler;
         assert_eq!((s.n_used_cells(), s.n_cached_cells()), (n_used, n_cached));
     }
 
-    fn cached_tokens(&self, id: u64) -> u32 {
+    pub fn finished(&self, id: u64) -> Option<Usage> {
         let finished = self.finished.iter().find(|(finished, _)| *finished == id);
-        finished.expect("it has finished").1.cached_tokens
+        finished.map(|(_, usage)| *usage)
+    }
+
+    pub fn cached_tokens(&self, id: u64) -> u32 {
+        self.finished(id).expect("it has finished").cached_tokens
     }
 }
 
 /// `n_common` tokens that other prompts begin with too, then `n_own` of its own.
-fn prompt(id: i32, n_common: i32, n_own: i32) -> Vec<Token> {
+pub fn prompt(id: i32, n_common: i32, n_own: i32) -> Vec<Token> {
     let own = (0..n_own).map(|idx| Token(id * 1000 + idx));
     (500..500 + n_common).map(Token).chain(own).collect()
 }

@@ -9,6 +9,14 @@ pub fn show_plan(plan: &Plan) -> String {
         CacheOp::Keep { slot, n_tokens: 0 } => format!("-{}", slot.0),
         CacheOp::Keep { slot, n_tokens } => format!("{}[{n_tokens}]", slot.0),
         CacheOp::Share { from, to, n_tokens } => format!("{}>{}[{n_tokens}]", from.0, to.0),
+        CacheOp::Save {
+            slot,
+            start,
+            end,
+            block,
+        } => format!("{}[{start}-{end}]>#{}", slot.0, block.0),
+        CacheOp::Load { slot, block } => format!("#{}>{}", block.0, slot.0),
+        CacheOp::Drop { block } => format!("-#{}", block.0),
     });
     let runs = plan.rows.chunk_by(|a, b| a.sequence == b.sequence);
     let runs = runs.map(|run| {

@@ -27,6 +27,8 @@ fn feed(pieces: &[Option<&[u8]>], stop: &[String], max_tokens: Option<u32>) -> S
         n_kept: 0,
         n_cells: 4096,
         sharing: Sharing::None,
+        n_host: 0,
+        n_rows_to_park: 0,
         n_ctx: 4096,
         n_batch: 4,
         n_tile_rows: 1,

@@ -77,6 +77,8 @@ fn read_prompt(
         n_kept: 0,
         n_cells: 100_000,
         sharing: Sharing::None,
+        n_host: 0,
+        n_rows_to_park: 0,
         n_ctx: 50_000,
         n_batch: 2048,
         n_tile_rows: machine.n_tile_rows,

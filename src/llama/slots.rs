@@ -1,0 +1,256 @@
+//! What each slot holds in llama.cpp's memory and what lies in host memory, and the changes to it.
+//!
+//! The runner owns it, on the worker thread. Each change is checked against what there is, because
+//! llama.cpp answers a wrong one with an assertion or by corrupting another sequence.
+
+use std::collections::HashMap;
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
+
+use super::runner::MAX_SLOTS;
+use crate::engine::{BlockId, CacheOp, Sharing, SlotId};
+
+const NO_SUCH_SLOT: &str = "there is no such slot";
+const NO_SUCH_BLOCK: &str = "there is no such block";
+const NO_SUCH_POSITION: &str = "there is no such position";
+const TOO_FEW_TOKENS: &str = "the slot holds fewer tokens";
+const NOTHING_SHARED: &str = "nothing is shared in this context";
+const NOTHING_SAVED: &str = "nothing is saved in this context";
+const NOT_COPIED: &str = "llama.cpp has not copied it";
+const UNCUT: &str = "the memory of this model cannot be cut there";
+
+/// What a memory of llama.cpp can do.
+#[derive(Clone, Copy)]
+pub(super) struct Memory {
+    /// What its sequences may share.
+    pub(super) sharing: Sharing,
+    /// Whether a sequence can be cut back to any beginning.
+    pub(super) can_be_cut: bool,
+    /// Whether each sequence has memory of its own.
+    pub(super) has_states: bool,
+}
+
+impl Memory {
+    /// Sequences that batches must be able to name, for so many slots that run.
+    ///
+    /// One more where blocks are saved: llama.cpp saves only sequences that a batch may name.
+    pub(super) fn n_sequences(self, n_slots: usize) -> usize {
+        n_slots + usize::from(self.sharing == Sharing::Prefix && n_slots < MAX_SLOTS)
+    }
+
+    /// Slots beyond those that run: llama.cpp has 256 sequences share cells, however few a batch may
+    /// name.
+    fn n_kept(self, n_slots: usize) -> usize {
+        match self.sharing == Sharing::None || self.has_states {
+            true => 0,
+            false => MAX_SLOTS - self.n_sequences(n_slots),
+        }
+    }
+}
+
+/// What the cache holds of a slot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Tokens, at positions from 0.
+    Tokens(u32),
+    /// Nobody knows, since a step failed.
+    Lost,
+}
+
+/// Keys and values of some tokens, in host memory.
+struct Saved {
+    start: u32,
+    end: u32,
+    state: SeqState,
+}
+
+/// The slots of one context.
+pub(super) struct Slots {
+    memory: Memory,
+    n_slots: usize,
+    held: Vec<Held>,
+    saved: HashMap<BlockId, Saved>,
+    /// llama.cpp's sequence to copy by way of; those of the slots that never run come after it.
+    copying: Option<u16>,
+}
+
+impl Slots {
+    /// `n_slots` that run, and those that only keep what others have computed.
+    pub(super) fn new(memory: Memory, n_slots: usize) -> Self {
+        Self {
+            memory,
+            n_slots,
+            held: vec![Held::Tokens(0); n_slots + memory.n_kept(n_slots)],
+            saved: HashMap::new(),
+            copying: (memory.n_sequences(n_slots) > n_slots).then_some(n_slots as u16),
+        }
+    }
+
+    pub(super) fn sharing(&self) -> Sharing {
+        self.memory.sharing
+    }
+
+    pub(super) fn n_kept(&self) -> usize {
+        self.held.len() - self.n_slots
+    }
+
+    /// What a slot that may have rows holds.
+    pub(super) fn running(&self, slot: SlotId) -> Option<Held> {
+        self.held[..self.n_slots].get(usize::from(slot.0)).copied()
+    }
+
+    /// Notes that rows have run.
+    pub(super) fn hold(&mut self, slot: SlotId, n_tokens: u32) {
+        self.set(slot, Held::Tokens(n_tokens));
+    }
+
+    /// Notes that rows have failed.
+    pub(super) fn lose(&mut self, slot: SlotId) {
+        self.set(slot, Held::Lost);
+    }
+
+    pub(super) fn change(
+        &mut self,
+        context: &mut LlamaContext,
+        op: CacheOp,
+    ) -> Result<(), &'static str> {
+        match op {
+            CacheOp::Keep { slot, n_tokens } => self.keep(context, slot, n_tokens),
+            CacheOp::Share { from, to, n_tokens } => self.share(context, from, to, n_tokens),
+            CacheOp::Save {
+                slot,
+                start,
+                end,
+                block,
+            } => {
+                let state = self.save(context, slot, start, end)?;
+                self.saved.insert(block, Saved { start, end, state });
+                Ok(())
+            }
+            CacheOp::Load { slot, block } => self.load(context, slot, block),
+            CacheOp::Drop { block } => self
+                .saved
+                .remove(&block)
+                .map_or(Err(NO_SUCH_BLOCK), |_| Ok(())),
+        }
+    }
+
+    fn keep(
+        &mut self,
+        context: &mut LlamaContext,
+        slot: SlotId,
+        n_tokens: u32,
+    ) -> Result<(), &'static str> {
+        let kept = Held::Tokens(n_tokens);
+        match self.held(slot)? {
+            Held::Tokens(n_held) if n_held < n_tokens => return Err(TOO_FEW_TOKENS),
+            Held::Lost if n_tokens > 0 => return Err(TOO_FEW_TOKENS),
+            held if held == kept => return Ok(()),
+            _ if n_tokens > 0 && !self.memory.can_be_cut => return Err(UNCUT),
+            _ => self.set(slot, kept),
+        }
+        let start = (n_tokens > 0).then_some(n_tokens);
+        let cleared = clear(context, self.sequence_of(slot), start);
+        cleared.map_err(|_| {
+            self.lose(slot);
+            UNCUT
+        })
+    }
+
+    fn share(
+        &mut self,
+        context: &mut LlamaContext,
+        from: SlotId,
+        to: SlotId,
+        n_tokens: u32,
+    ) -> Result<(), &'static str> {
+        match (self.held(from)?, self.held(to)?) {
+            (Held::Tokens(n_held), Held::Tokens(0)) if n_held >= n_tokens => {
+                match self.memory.sharing {
+                    Sharing::None => return Err(NOTHING_SHARED),
+                    Sharing::Whole if n_held > n_tokens => return Err(UNCUT),
+                    _ => self.hold(to, n_tokens),
+                }
+            }
+            (_, Held::Tokens(0)) => return Err(TOO_FEW_TOKENS),
+            _ => return Err("the slot is not empty"),
+        }
+        let (from, to) = (self.sequence_of(from), self.sequence_of(to));
+        let shared = context.copy_kv_cache_seq(from, to, None, Some(n_tokens));
+        shared.map_err(|_| NO_SUCH_POSITION)
+    }
+
+    /// Copies by way of a sequence that has only these tokens: llama.cpp saves all that one has.
+    fn save(
+        &self,
+        context: &mut LlamaContext,
+        slot: SlotId,
+        start: u32,
+        end: u32,
+    ) -> Result<SeqState, &'static str> {
+        match self.held(slot)? {
+            Held::Tokens(n_held) if start < end && end <= n_held => {}
+            _ => return Err(TOO_FEW_TOKENS),
+        }
+        let by = i32::from(self.copying.ok_or(NOTHING_SAVED)?);
+        context
+            .copy_kv_cache_seq(self.sequence_of(slot), by, Some(start), Some(end))
+            .map_err(|_| NO_SUCH_POSITION)?;
+        let state = context.state_seq_get(by, LlamaStateSeqFlags::empty());
+        clear(context, by, None)?;
+        state.map_err(|_| NOT_COPIED)
+    }
+
+    /// The way back of [`Slots::save`].
+    fn load(
+        &mut self,
+        context: &mut LlamaContext,
+        slot: SlotId,
+        block: BlockId,
+    ) -> Result<(), &'static str> {
+        let saved = self.saved.remove(&block).ok_or(NO_SUCH_BLOCK)?;
+        let by = i32::from(self.copying.ok_or(NOTHING_SAVED)?);
+        if self.held(slot)? != Held::Tokens(saved.start) {
+            return Err("the slot does not end where the block begins");
+        }
+        let loaded = context.state_seq_set(&saved.state, by);
+        let copied = context.copy_kv_cache_seq(by, self.sequence_of(slot), None, None);
+        let cleared = clear(context, by, None);
+        if loaded.is_err() || copied.is_err() || cleared.is_err() {
+            self.lose(slot);
+            return Err(NOT_COPIED);
+        }
+        self.hold(slot, saved.end);
+        Ok(())
+    }
+
+    fn held(&self, slot: SlotId) -> Result<Held, &'static str> {
+        let held = self.held.get(usize::from(slot.0)).copied();
+        held.ok_or(NO_SUCH_SLOT)
+    }
+
+    fn set(&mut self, slot: SlotId, now: Held) {
+        if let Some(held) = self.held.get_mut(usize::from(slot.0)) {
+            *held = now;
+        }
+    }
+
+    /// llama.cpp's number of a slot's sequence.
+    fn sequence_of(&self, slot: SlotId) -> i32 {
+        let is_after = self.copying.is_some_and(|copying| slot.0 >= copying);
+        i32::from(slot.0) + i32::from(is_after)
+    }
+}
+
+/// Takes a sequence's cells from a position on.
+fn clear(
+    context: &mut LlamaContext,
+    sequence: i32,
+    start: Option<u32>,
+) -> Result<(), &'static str> {
+    match context.clear_kv_cache_seq(Some(sequence as u32), start, None) {
+        Ok(true) => Ok(()),
+        _ => Err(NOT_COPIED),
+    }
+}
