@@ -34,7 +34,7 @@ use super::draft::{Draft, Drafting};
 use super::event::Event;
 use super::ids::{SequenceId, Token};
 use super::limits::{Limits, NewSequence, SubmitError};
-use super::plan::{Plan, Sampled};
+use super::plan::{Plan, Sampled, count};
 use super::plan_builder::PlanBuilder;
 use super::prefix_tree::n_common;
 use super::sequence::{Leader, Sequence};
@@ -187,6 +187,7 @@ impl Scheduler {
         Plan {
             cache: self.cache.take_ops(),
             rows: plan.rows,
+            n_cells: count(self.cache.n_used() + self.cache.n_cached()),
         }
     }
 

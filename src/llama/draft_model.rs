@@ -230,8 +230,11 @@ impl DraftModel {
     /// Has the context hold nothing of some sequences; where even that fails, drafts will.
     fn empty(&mut self, ids: Vec<SequenceId>) {
         let cache = ids.into_iter().filter_map(|id| self.drop(id)).collect();
-        let rows = Vec::new();
-        if let Err(error) = self.runner.run(&Plan { cache, rows }) {
+        let plan = Plan {
+            cache,
+            ..Plan::default()
+        };
+        if let Err(error) = self.runner.run(&plan) {
             log::warn!("the draft model: {error}");
         }
     }

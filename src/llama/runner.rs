@@ -225,8 +225,8 @@ impl Runner {
             .change_cache(plan)
             .and_then(|()| self.check(plan))
             .and_then(|()| match self.is_split {
-                false => self.run_rows(&plan.rows),
-                true => self.run_rows(&by_slot(&plan.rows)),
+                false => self.run_rows(&plan.rows, plan.n_cells),
+                true => self.run_rows(&by_slot(&plan.rows), plan.n_cells),
             });
         if ran.is_err() {
             for row in &plan.rows {
@@ -298,10 +298,10 @@ impl Runner {
         Ok(())
     }
 
-    fn run_rows(&mut self, mut rows: &[Row]) -> Result<Vec<Sampled>, RunError> {
+    fn run_rows(&mut self, mut rows: &[Row], n_cells: u32) -> Result<Vec<Sampled>, RunError> {
         let mut samples = Vec::new();
         while !rows.is_empty() {
-            let first = self.at_once.first(rows);
+            let first = self.at_once.first(rows, n_cells);
             self.decode(first)?;
             self.sample(first, &mut samples);
             rows = &rows[first.len()..];
@@ -409,7 +409,7 @@ impl Runner {
         self.decode(&rows.collect::<Vec<_>>())?;
         self.run(&Plan {
             cache: vec![CacheOp::Keep { slot, n_tokens: 0 }],
-            rows: Vec::new(),
+            ..Plan::default()
         })?;
         Ok(())
     }

@@ -219,6 +219,7 @@ fn plan(emptied: &[u16], rows: &[Row]) -> Plan {
     Plan {
         cache: emptied.collect(),
         rows: rows.to_vec(),
+        ..Plan::default()
     }
 }
 

@@ -59,16 +59,19 @@ impl Slots {
                 output: pos + 1 == held.len(),
             }));
         }
-        let cache = Vec::new();
-        let out = self.runner.run(&Plan { cache, rows });
+        let out = self.runner.run(&Plan {
+            rows,
+            ..Plan::default()
+        });
         let out = out.unwrap_or_else(|error| panic!("{error}"));
         out.iter().map(|sampled| sampled.token).collect()
     }
 
     fn change(&mut self, op: CacheOp) -> Result<(), RunError> {
-        let rows = Vec::new();
-        let cache = vec![op];
-        self.runner.run(&Plan { cache, rows })?;
+        self.runner.run(&Plan {
+            cache: vec![op],
+            ..Plan::default()
+        })?;
         match op {
             CacheOp::Keep { slot, n_tokens } => {
                 self.held[usize::from(slot.0)].truncate(n_tokens as usize);
@@ -219,7 +222,7 @@ fn a_wrong_change_does_not_keep_the_others_from_being_made() {
     slots.extend(&[(0, tokens(1, 20))]);
     let plan = Plan {
         cache: vec![keep(0, 21), keep(0, 0)],
-        rows: Vec::new(),
+        ..Plan::default()
     };
     let refused = slots.runner.run(&plan);
     assert!(matches!(refused, Err(RunError::Cache { op, .. }) if op == plan.cache[0]));
