@@ -14,7 +14,7 @@ use llama_cpp_sys_2 as sys;
 use log::Level;
 
 /// The name under which llama.cpp's lines reach the `log` crate.
-const TARGET: &str = "llama.cpp";
+pub(super) const TARGET: &str = "llama.cpp";
 
 /// Bytes of a line after which it is logged although its end has not come.
 const MAX_LINE_BYTES: usize = 16 * 1024;
@@ -51,6 +51,8 @@ pub fn has_gpu() -> bool {
 
 pub(super) fn backend() -> &'static LlamaBackend {
     BACKEND.get_or_init(|| {
+        #[cfg(feature = "dynamic-backends")]
+        super::modules::load();
         // SAFETY: the callbacks are functions, valid for ever, that ignore the user data.
         unsafe {
             sys::llama_log_set(Some(on_log), std::ptr::null_mut());

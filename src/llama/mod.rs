@@ -9,6 +9,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `backend` | what is set once per process: initialisation, log, last words |
+//! | `modules` | loads llama.cpp's modules, where it is built in modules |
 //! | `gguf` | reads a model file's header before llama.cpp does: [`ModelFile`] |
 //! | `model` | weights and vocabulary: [`Model`] |
 //! | `template` | messages to prompt: [`ChatTemplate`] |
@@ -25,6 +26,8 @@ mod context;
 mod draft_model;
 mod gguf;
 mod model;
+#[cfg(feature = "dynamic-backends")]
+mod modules;
 mod runner;
 mod sampler;
 mod template;

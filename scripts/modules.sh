@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Builds the backend as a folder that runs on every x86-64 machine: our library, llama.cpp's, and a
+# module for each kind of CPU, in build/modules/backends/llm. With --cuda also CUDA's module, in
+# build/cuda/backends/llm. Called by `make modules`, `make cuda` and CMake.
+set -euo pipefail
+# The processor is chosen when the library is loaded, not when it is built.
+unset RUSTFLAGS
+PORTABLE=1
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+if [[ "${1:-}" == --cuda ]]; then SHAPE=cuda FEATURE=cuda; else SHAPE=modules FEATURE=dynamic-backends; fi
+FOLDER="$BUILD/$SHAPE/backends/llm"
+STAMP="$BUILD/$SHAPE/llama.cpp"
+LOG="$SHAPE-build.log"
+mkdir -p "$BUILD/$SHAPE"
+
+# What is passed on to llama.cpp's CMake. Its libraries find each other in one folder, as ours does.
+export CMAKE_INSTALL_RPATH="\$ORIGIN"
+about="for every x86-64 processor (ten minutes on two cores)"
+if [[ "$SHAPE" == cuda ]]; then
+  CUDA_PATH="$(find_cuda)" || die "there is no CUDA toolkit" \
+    "Install one, name its folder with CUDA_PATH, or let scripts/setup.sh --cuda fetch one."
+  export CUDA_PATH CUDAToolkit_ROOT="$CUDA_PATH" CUDACXX="$CUDA_PATH/bin/nvcc" PATH="$CUDA_PATH/bin:$PATH"
+  about="with CUDA for ${CMAKE_CUDA_ARCHITECTURES:-all GPUs since Turing} (an hour per kind of GPU on two cores)"
+fi
+
+# Cargo does not notice when these change, and what is compiled for others is of no use.
+wanted="${CUDA_PATH:-} ${CMAKE_CUDA_ARCHITECTURES:-}"
+if [[ -f "$STAMP.settings" && "$(cat "$STAMP.settings")" != "$wanted" ]]; then
+  rm -rf "$(dirname "$(cat "$STAMP.folder")")"
+fi
+printf '%s\n' "$wanted" >"$STAMP.settings"
+
+build() {
+  cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked --features "$FEATURE" -vv \
+    --message-format=json-render-diagnostics
+}
+
+# Prints the files that a library asks the loader for.
+needed() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
+
+# Copies the library or module $1 into the new folder, without what only a debugger reads, and after
+# it those of llama.cpp's libraries that it needs.
+add() {
+  local file="$FOLDER.new/$(basename "$1")" name
+  [[ -e "$file" ]] && return 0
+  cp -L "$1" "$file"
+  strip --strip-unneeded "$file"
+  for name in $(needed "$file"); do
+    if [[ -e "$llama/lib/$name" ]]; then add "$llama/lib/$name"; fi
+  done
+}
+
+run_step "$LOG" "Building libtriton_llm.so $about" build
+llama="$(grep -o '"out_dir":"[^"]*/llama-cpp-sys-2-[^"]*"' "$BUILD/$LOG" | tail -n 1 | cut -d '"' -f 4)"
+printf '%s\n' "$llama" >"$STAMP.folder"
+
+rm -rf "$FOLDER.new"
+mkdir -p "$FOLDER.new"
+for file in "$LIBRARY" "$llama"/backends/libggml-*.so; do add "$file"; done
+# Replaced, not overwritten: a running server keeps the files it has mapped.
+rm -rf "$FOLDER"
+mv "$FOLDER.new" "$FOLDER"
+say "Built $FOLDER ($(du -sh "$FOLDER" | cut -f 1))"
