@@ -11,9 +11,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 if [[ "${1:-}" == --cuda ]]; then SHAPE=cuda FEATURE=cuda; else SHAPE=modules FEATURE=dynamic-backends; fi
 FOLDER="$BUILD/$SHAPE/backends/llm"
-STAMP="$BUILD/$SHAPE/llama.cpp"
 LOG="$SHAPE-build.log"
-mkdir -p "$BUILD/$SHAPE"
+
+# The value of a variable in CMake's cache.
+cached() { sed -n "s/^$1:[A-Z]*=//p" "$cache"; }
 
 # What is passed on to llama.cpp's CMake. Its libraries find each other in one folder, as ours does.
 export CMAKE_INSTALL_RPATH="\$ORIGIN"
@@ -25,12 +26,15 @@ if [[ "$SHAPE" == cuda ]]; then
   about="with CUDA for ${CMAKE_CUDA_ARCHITECTURES:-all GPUs since Turing} (an hour per kind of GPU on two cores)"
 fi
 
-# Cargo does not notice when these change, and what is compiled for others is of no use.
-wanted="${CUDA_PATH:-} ${CMAKE_CUDA_ARCHITECTURES:-}"
-if [[ -f "$STAMP.settings" && "$(cat "$STAMP.settings")" != "$wanted" ]]; then
-  rm -rf "$(dirname "$(cat "$STAMP.folder")")"
+# Cargo does not notice when these change: what was compiled for others goes.
+if [[ "$SHAPE" == cuda ]]; then
+  for cache in "$ROOT"/target/release/build/llama-cpp-sys-2-*/out/build/CMakeCache.txt; do
+    grep -qs '^GGML_CUDA:BOOL=ON' "$cache" || continue
+    if [[ "$(cached CMAKE_CUDA_ARCHITECTURES)" != "${CMAKE_CUDA_ARCHITECTURES:-}" || "$(cached CMAKE_CUDA_COMPILER)" != "$CUDACXX" ]]; then
+      rm -rf "${cache%/out/build/*}"
+    fi
+  done
 fi
-printf '%s\n' "$wanted" >"$STAMP.settings"
 
 build() {
   cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked --features "$FEATURE" -vv \
@@ -54,7 +58,6 @@ add() {
 
 run_step "$LOG" "Building libtriton_llm.so $about" build
 llama="$(grep -o '"out_dir":"[^"]*/llama-cpp-sys-2-[^"]*"' "$BUILD/$LOG" | tail -n 1 | cut -d '"' -f 4)"
-printf '%s\n' "$llama" >"$STAMP.folder"
 
 rm -rf "$FOLDER.new"
 mkdir -p "$FOLDER.new"
