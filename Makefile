@@ -1,10 +1,10 @@
 # `make` alone lists the targets. Everything they produce lies in .venv, build and target.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build modules cuda serve test fmt figures bench clean
+.PHONY: help setup build modules cuda serve test fmt figures bench gpu-check clean
 
 help: ## list the targets and the settings
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '%s\n' '' \
 	  'Settings, given as make serve NAME=value:' \
 	  '  MODEL=path.gguf     serve this model instead of the demo model' \
@@ -46,6 +46,9 @@ figures: build ## measure the figures of the README's table
 
 bench: build ## run the benchmarks against llama-server and others (ROWS=1,4 REPEATS=5 QUICK=1)
 	@scripts/bench.sh
+
+gpu-check: setup ## pack the CUDA build for a machine with a GPU, and check it here as far as possible
+	@scripts/gpu_check.sh
 
 clean: ## remove what was built (.venv stays)
 	@rm -rf build target

@@ -119,6 +119,9 @@ find_tritonserver() {
   return 1
 }
 
+# Prints the files that a program or library asks the loader for.
+needed() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
+
 # Builds the library and lays it out as Triton expects a backend directory.
 build_library() {
   run_step cargo-build.log "Building libtriton_llm.so (the first time takes some minutes: llama.cpp is compiled)" \

@@ -41,9 +41,6 @@ build() {
     --message-format=json-render-diagnostics
 }
 
-# Prints the files that a library asks the loader for.
-needed() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
-
 # Copies the library or module $1 into the new folder, without what only a debugger reads, and after
 # it those of llama.cpp's libraries that it needs.
 add() {

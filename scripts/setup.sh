@@ -72,6 +72,7 @@ install_packages() {
   if ((with_tests + with_cuda)) || [[ ! -x "$VENV/bin/python" && ! -x /opt/tritonserver/bin/tritonserver ]]; then
     find_python >/dev/null || missing+=(python3 python3-venv)
   fi
+  if ((with_tests)); then command -v qemu-x86_64 >/dev/null || missing+=(qemu-user); fi
   ((${#missing[@]})) || return 0
 
   local command="apt-get install ${missing[*]}"
