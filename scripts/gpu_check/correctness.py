@@ -34,6 +34,7 @@ def run(report):
 
 def check(report, server):
     cases = json.loads(GOLDEN.read_text())
+    expected = [case["text"] for case in cases]
     with report.step("the server finds the device") as notes:
         modules = server.wait_for_log(r"llama\.cpp's modules: .*")[0]
         notes.append(modules)
@@ -41,7 +42,6 @@ def check(report, server):
         loaded(server, "demo")
     with report.step("greedy texts are those of the CPU, and those expected") as notes:
         here, there = texts(server, "demo", cases), texts(server, "on_cpu", cases)
-        expected = [case["text"] for case in cases]
         notes.append(f"{len(cases)} texts")
         assert there == expected, first_difference(there, expected)
         assert here == there, first_difference(here, there)

@@ -55,9 +55,9 @@ class Report:
     def step(self, name, seconds=0):
         """One step: yields a list that takes what there is to say of it. An error fails it, and only it.
 
-        `seconds` is how long it may take: without so much time left it is not begun, and the list is None.
+        `seconds` is how long it may take: with less time left it is not run, and the list is None. 0 always runs.
         """
-        if self.seconds_left() < seconds:
+        if 0 < seconds and self.seconds_left() < seconds:
             self.finish(name, "not run", "no time was left", 0)
             yield None
             return
