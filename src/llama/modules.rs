@@ -64,13 +64,14 @@ pub(super) fn load() {
     log::info!("llama.cpp's modules: {}", lines.join("; "));
 }
 
-/// The folder of our library; cargo's tests, which are no library, have the one of the build.
+/// The folder of our library. A program that we are linked into, as cargo's tests are, has none: its
+/// modules are where they were built.
 fn folder() -> PathBuf {
     let own = file_of((load as fn() as *const ()).cast()).unwrap_or_default();
-    let own = own.parent().map(Path::to_owned).unwrap_or_default();
+    let is_program = own.canonicalize().ok() == std::env::current_exe().ok();
     match sys::BACKENDS_DIR {
-        Some(built) if file_names(&own).is_empty() => PathBuf::from(built),
-        _ => own,
+        Some(built) if is_program => PathBuf::from(built),
+        _ => own.parent().map(Path::to_owned).unwrap_or_default(),
     }
 }
 
