@@ -33,7 +33,7 @@ mod sampler;
 mod template;
 mod threads;
 
-pub use backend::{has_gpu, init};
+pub use backend::{NoModule, has_gpu, init};
 pub use context::{ContextError, ContextParams, FUSED_TILE_ROWS, FlashAttention};
 pub use draft_model::{DraftModel, DraftModelError};
 pub use gguf::{GgufError, ModelFile, Problem, VocabularyProblem};

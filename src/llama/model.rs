@@ -10,7 +10,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 
-use super::backend;
+use super::backend::{self, NoModule};
 use super::gguf::{GgufError, ModelFile};
 use crate::engine::{Sharing, Token};
 
@@ -68,6 +68,8 @@ impl Default for LoadParams {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error(transparent)]
+    NoModule(#[from] NoModule),
+    #[error(transparent)]
     Gguf(#[from] GgufError),
     #[error("model file '{}': the path must be UTF-8 without NUL characters", .0.display())]
     Path(PathBuf),
@@ -123,7 +125,7 @@ impl Model {
         if file.n_tensors == 0 && !params.vocab_only {
             return Err(LoadError::NoWeights(path.to_owned()));
         }
-        let backend = backend::backend();
+        let backend = backend::backend()?;
         let mut llama_params = LlamaModelParams::default()
             .with_use_mmap(params.use_mmap)
             .with_use_mlock(params.use_mlock)

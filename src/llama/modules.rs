@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
-use super::backend::TARGET;
+use super::backend::{NoModule, TARGET};
 
 /// The files of modules are called `libggml-<name>.so`, one for a kind of CPU `libggml-cpu-<kind>.so`.
 const PREFIX: &str = "libggml-";
@@ -41,14 +41,19 @@ impl fmt::Display for Module {
 }
 
 /// Loads the modules that this machine can use, and logs which.
-pub(super) fn load() {
+///
+/// # Errors
+///
+/// [`NoModule`] where none is for its CPU. llama.cpp must not be initialised then: it would look for
+/// modules itself, in the working directory too.
+pub(super) fn load() -> Result<(), NoModule> {
     let folder = folder();
     let Ok(path) = CString::new(folder.as_os_str().as_bytes()) else {
-        return;
+        return Err(NoModule(folder));
     };
     let first_error = Mutex::new(String::new());
     // SAFETY: the path is a C string. The callback is a function that matches its type and does not
-    // unwind; its data outlives its use, as the caller sets another callback after this.
+    // unwind; its data outlives its use, as it is taken back here.
     unsafe {
         sys::llama_log_set(Some(on_log), (&raw const first_error).cast_mut().cast());
         sys::ggml_backend_load_all_from_path(path.as_ptr());
@@ -56,18 +61,21 @@ pub(super) fn load() {
     }
     let first_error = first_error.into_inner();
     let mut modules = loaded(&first_error.unwrap_or_else(PoisonError::into_inner));
-    if !modules.iter().any(|module| module.name.starts_with(CPU)) {
-        log::error!("no module for this machine's CPU in {}", folder.display());
-    }
+    let has_cpu = modules.iter().any(|module| module.name.starts_with(CPU));
     modules.extend(left_out(&folder, &modules));
     let lines: Vec<_> = modules.iter().map(Module::to_string).collect();
     log::info!("llama.cpp's modules: {}", lines.join("; "));
+    match has_cpu {
+        true => Ok(()),
+        false => Err(NoModule(folder)),
+    }
 }
 
 /// The folder of our library. A program that we are linked into, as cargo's tests are, has none: its
 /// modules are where they were built.
 fn folder() -> PathBuf {
-    let own = file_of((load as fn() as *const ()).cast()).unwrap_or_default();
+    let own =
+        file_of((load as fn() -> Result<(), NoModule> as *const ()).cast()).unwrap_or_default();
     let is_program = own.canonicalize().ok() == std::env::current_exe().ok();
     match sys::BACKENDS_DIR {
         Some(built) if is_program => PathBuf::from(built),
