@@ -35,21 +35,24 @@ add_server() {
   (cd "$site" && cp --parents "${program#"$site/"}" $(ldd "$program" | grep -o 'nvidia_pytriton.libs/[^ ]*' | sort -u) "$TREE/server")
 }
 
+# Copies the program or library $1 of the peers, and after it those that it needs.
+add_program() {
+  local file="$PACKED_PROGRAMS/$1" name
+  [[ -e "$PROGRAMS/bin/$1" && ! -e "$file" ]] || return 0
+  cp -L "$PROGRAMS/bin/$1" "$file"
+  strip --strip-unneeded "$file"
+  for name in $(needed "$file"); do add_program "$name"; done
+}
+
 # The peers, which compute with the very files that our library computes with.
 add_programs() {
-  local file name
+  local file
   mkdir -p "$PACKED_PROGRAMS"
   for file in "$TREE"/build/backends/llm/libggml*.so* "$TREE"/build/backends/llm/libllama.so*; do
     ln -s "../../../backends/llm/${file##*/}" "$PACKED_PROGRAMS/"
   done
-  for file in llama-server llama-batched-bench; do
-    for name in "$file" $(needed "$PROGRAMS/bin/$file"); do
-      if [[ -e "$PROGRAMS/bin/$name" && ! -e "$PACKED_PROGRAMS/$name" ]]; then
-        cp -L "$PROGRAMS/bin/$name" "$PACKED_PROGRAMS/"
-        strip --strip-unneeded "$PACKED_PROGRAMS/$name"
-      fi
-    done
-  done
+  add_program llama-server
+  add_program llama-batched-bench
 }
 
 pack() {

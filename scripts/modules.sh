@@ -23,7 +23,7 @@ if [[ "$SHAPE" == cuda ]]; then
   CUDA_PATH="$(find_cuda)" || die "there is no CUDA toolkit" \
     "Install one, name its folder with CUDA_PATH, or let scripts/setup.sh --cuda fetch one."
   export CUDA_PATH CUDAToolkit_ROOT="$CUDA_PATH" CUDACXX="$CUDA_PATH/bin/nvcc" PATH="$CUDA_PATH/bin:$PATH"
-  about="with CUDA for ${CMAKE_CUDA_ARCHITECTURES:-all GPUs since Turing} (an hour per kind of GPU on two cores)"
+  about="with CUDA for ${CMAKE_CUDA_ARCHITECTURES:-all GPUs since Turing} (under an hour for each kind of GPU on two cores)"
 fi
 
 # Cargo does not notice when these change: what was compiled for others goes.
