@@ -36,7 +36,7 @@ def check(report, server):
     cases = json.loads(GOLDEN.read_text())
     expected = [case["text"] for case in cases]
     with report.step("the server finds the device") as notes:
-        modules = server.wait_for_log(r"llama\.cpp's modules: .*")[0]
+        modules = server.wait_for_log(r"llama\.cpp's modules: [^\"]*")[0]
         notes.append(modules)
         assert not report.on_gpu or "cuda: CUDA0" in modules, "CUDA's module has no device"
         loaded(server, "demo")
