@@ -1,7 +1,8 @@
 //! Generates the table of Triton functions from `include/triton_abi.h`.
 //!
 //! The table is filled at run time (see `src/triton/api.rs`), so the library
-//! neither links against libtritonserver nor leaves symbols undefined.
+//! neither links against libtritonserver nor leaves symbols undefined. In the
+//! shape of a folder, the library finds llama.cpp's beside itself.
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -11,6 +12,9 @@ const OUR_HEADER: &str = "include/triton_abi.h";
 fn main() {
     println!("cargo:rerun-if-env-changed=TRITON_INCLUDE_DIR");
     println!("cargo:rerun-if-changed={OUR_HEADER}");
+    if env::var_os("CARGO_FEATURE_DYNAMIC_BACKENDS").is_some() {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-rpath,$ORIGIN");
+    }
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let our_header = fs::read_to_string(OUR_HEADER).expect("the crate carries its header");
 

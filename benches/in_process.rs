@@ -65,7 +65,7 @@ struct Times {
 }
 
 fn load(config: &Config) -> Result<(Arc<Model>, Runner), Box<dyn Error + Send + Sync>> {
-    triton_llm::llama::init();
+    triton_llm::llama::init()?;
     let model = Arc::new(Model::load(&config.model, &LoadParams::default())?);
     let params = ContextParams {
         n_slots: config.n_parallel,

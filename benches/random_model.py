@@ -1,21 +1,43 @@
 """Write a model of a real shape with random weights: the same file for the same arguments.
 
-    random_model.py PATH Q8_0|Q4_0
+    random_model.py PATH Q8_0|Q4_0|Q4_K_M [small|8b|tiny]
 
-Called by bench.py. Nothing is learnt and nothing downloaded. The shape is that
-of a small llama model with a large vocabulary: what a step costs is that of a
-real one, what it says is not. The tokens are made-up words, so that a prompt of
-N words has about N tokens and every answer is printable text.
+Called by bench.sh and gpu_check.py. Nothing is learnt and nothing downloaded. The
+shapes are those of llama models with a large vocabulary, a small one if none is
+named: what a step costs is that of a real one, what it says is not. The tokens are
+made-up words, so that a prompt of N words has about N tokens and every answer is
+printable text.
 """
 
 import struct
 import sys
+from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
 
-N_LAYERS, N_EMBD, N_HEADS, N_KV_HEADS, N_FF = 30, 576, 9, 3, 1536
+
+@dataclass(frozen=True)
+class Shape:
+    n_layers: int
+    n_embd: int
+    n_heads: int
+    n_kv_heads: int
+    n_ff: int
+    freq_base: float
+
+    @property
+    def n_head_embd(self):
+        return self.n_embd // self.n_heads
+
+
+SHAPES = {
+    "small": Shape(30, 576, 9, 3, 1536, 100_000.0),
+    "8b": Shape(32, 4096, 32, 8, 14_336, 500_000.0),
+    #: So small that a check of everything around it takes no time.
+    "tiny": Shape(2, 256, 4, 2, 512, 100_000.0),
+}
 N_VOCAB, N_CTX = 128_256, 32_768
 SEED = 20_261_124
 
@@ -27,11 +49,17 @@ EMBD_STD = 0.02
 FIRST_GAINS = (0.02, 4.0)
 LATER_GAIN = 0.03
 
-BLOCK = 32
+#: Every tensor begins at a multiple of this in the file.
+ALIGNMENT = 32
 
-#: What ggml calls these formats, in tensors and in whole files.
-F32 = 0
-TYPES = {"Q8_0": (8, 7), "Q4_0": (2, 2)}
+#: What ggml calls these formats of whole files, and of tensors; how many numbers a block of the latter
+#: has, and in how many bytes.
+FILE_TYPES = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}
+TYPES = {"F32": 0, "Q8_0": 8, "Q4_0": 2, "Q4_K": 12, "Q6_K": 14}
+BLOCKS = {"F32": (1, 4), "Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_K": (256, 144), "Q6_K": (256, 210)}
+
+#: Of a Q4_K block, the scales and offsets of its eight parts: all 32, in ggml's packing.
+Q4_K_SCALES = bytes([160] * 8 + [0] * 4)
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ROLES = ["system", "user", "assistant"]
@@ -88,23 +116,23 @@ def key(name, value):
     return text(name) + struct.pack("<IIQ", 9, 5, len(value)) + np.array(value, "<i4").tobytes()
 
 
-def metadata(file_type):
+def metadata(shape, kind):
     tokens, n_front = vocabulary()
     control, normal = 3, 1
     kinds = [control] * len(SPECIAL) + [normal] * (N_VOCAB - len(SPECIAL))
     return {
         "general.architecture": "llama",
         "general.name": "random weights",
-        "general.file_type": file_type,
-        "llama.block_count": N_LAYERS,
+        "general.file_type": FILE_TYPES[kind],
+        "llama.block_count": shape.n_layers,
         "llama.context_length": N_CTX,
-        "llama.embedding_length": N_EMBD,
-        "llama.feed_forward_length": N_FF,
-        "llama.attention.head_count": N_HEADS,
-        "llama.attention.head_count_kv": N_KV_HEADS,
+        "llama.embedding_length": shape.n_embd,
+        "llama.feed_forward_length": shape.n_ff,
+        "llama.attention.head_count": shape.n_heads,
+        "llama.attention.head_count_kv": shape.n_kv_heads,
         "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.dimension_count": N_EMBD // N_HEADS,
-        "llama.rope.freq_base": 100_000.0,
+        "llama.rope.dimension_count": shape.n_head_embd,
+        "llama.rope.freq_base": shape.freq_base,
         "llama.vocab_size": N_VOCAB,
         "tokenizer.ggml.model": "gpt2",
         # Takes a word that is a token as it is, so no merges are needed to reach it.
@@ -122,73 +150,109 @@ def metadata(file_type):
 # The weights
 
 
+def scale(value):
+    return np.array([value], "<f2").view(np.uint8)
+
+
 def quantized(random, n_values, kind, std):
     """Blocks of uniformly random numbers of this standard deviation, as ggml lays them out."""
-    n_blocks = n_values // BLOCK
-    n_bytes = BLOCK if kind == "Q8_0" else BLOCK // 2
-    blocks = np.empty((n_blocks, 2 + n_bytes), np.uint8)
-    # 256 or 16 equally likely steps around zero have this deviation.
-    steps = (256 if kind == "Q8_0" else 16) / 12**0.5
-    blocks[:, :2] = np.array([std / steps], "<f2").view(np.uint8)
-    blocks[:, 2:] = np.frombuffer(random.bytes(n_blocks * n_bytes), np.uint8).reshape(n_blocks, n_bytes)
+    n_values_each, n_bytes = BLOCKS[kind]
+    blocks = np.empty((n_values // n_values_each, n_bytes), np.uint8)
+    # As many equally likely steps, around zero, have this deviation.
+    n_steps = {"Q8_0": 256, "Q4_0": 16, "Q4_K": 16, "Q6_K": 64}[kind]
+    step = std / (n_steps / 12**0.5)
+    front = {"Q8_0": 2, "Q4_0": 2, "Q4_K": 16, "Q6_K": 0}[kind]
+    back = {"Q6_K": 18}.get(kind, 0)
+    if kind == "Q4_K":
+        # The steps are counted from zero, and what each part's offset is times 32 is taken off.
+        blocks[:, :2], blocks[:, 2:4] = scale(step / 32), scale(step * 7.5 / 32)
+        blocks[:, 4:16] = np.frombuffer(Q4_K_SCALES, np.uint8)
+    elif kind == "Q6_K":
+        blocks[:, -18:-2], blocks[:, -2:] = 16, scale(step / 16)
+    else:
+        blocks[:, :2] = scale(step)
+    n_random = n_bytes - front - back
+    numbers = np.frombuffer(random.bytes(len(blocks) * n_random), np.uint8).reshape(len(blocks), n_random)
+    blocks[:, front : front + n_random] = numbers
     return blocks
 
 
-def embeddings(random, kind, std):
+def embeddings(random, n_embd, kind, std):
     """The embeddings, which are the output layer, too. What is no word is never likely."""
-    blocks = quantized(random, N_VOCAB * N_EMBD, kind, std)
+    blocks = quantized(random, N_VOCAB * n_embd, kind, std)
     _, n_front = vocabulary()
-    n_quiet = n_front * N_EMBD // BLOCK
-    blocks[:n_quiet, :2] = np.array([std * 1e-3], "<f2").view(np.uint8)
+    n_quiet = n_front * n_embd // BLOCKS[kind][0]
+    place, step = (slice(-2, None), std * 1e-3 / 16) if kind == "Q6_K" else (slice(0, 2), std * 1e-3)
+    blocks[:n_quiet, place] = scale(step)
     return blocks
 
 
-def tensors(random, kind):
-    """(name, shape as ggml counts it, type, bytes) of each tensor, in the file's order."""
-    ggml_type, _ = TYPES[kind]
-    ones = np.ones(N_EMBD, "<f4").tobytes()
+def types(kind, layer, n_layers):
+    """The formats of a layer's tensors: of most of them, and of those that Q4_K_M keeps more exactly."""
+    if kind != "Q4_K_M":
+        return kind, kind
+    eighth = n_layers // 8
+    is_exact = layer < eighth or layer >= 7 * eighth or (layer - eighth) % 3 == 2
+    return "Q4_K", "Q6_K" if is_exact else "Q4_K"
 
-    def matrix(name, n_in, n_out, gain=1.0):
-        std = gain / n_in**0.5
-        return name, (n_in, n_out), ggml_type, quantized(random, n_in * n_out, kind, std).tobytes()
 
-    yield "token_embd.weight", (N_EMBD, N_VOCAB), ggml_type, embeddings(random, kind, EMBD_STD).tobytes()
-    yield "output_norm.weight", (N_EMBD,), F32, ones
-    n_kv = N_EMBD // N_HEADS * N_KV_HEADS
-    for layer in range(N_LAYERS):
+def tensors(random, shape, kind):
+    """(name, shape as ggml counts it, format, function that makes it) of each tensor, in the file's order."""
+
+    def ones(name):
+        return name, (shape.n_embd,), "F32", lambda: np.ones(shape.n_embd, "<f4")
+
+    def matrix(name, n_in, n_out, kind, gain=1.0):
+        return name, (n_in, n_out), kind, lambda: quantized(random, n_in * n_out, kind, gain / n_in**0.5)
+
+    embd_kind = "Q6_K" if kind == "Q4_K_M" else kind
+    n_embd, n_kv = shape.n_embd, shape.n_head_embd * shape.n_kv_heads
+    make = lambda: embeddings(random, n_embd, embd_kind, EMBD_STD)  # noqa: E731
+    yield "token_embd.weight", (n_embd, N_VOCAB), embd_kind, make
+    yield ones("output_norm.weight")
+    for layer in range(shape.n_layers):
         name = f"blk.{layer}."
+        most, exact = types(kind, layer, shape.n_layers)
         attention_gain, feed_forward_gain = FIRST_GAINS if layer == 0 else (LATER_GAIN, LATER_GAIN)
-        yield name + "attn_norm.weight", (N_EMBD,), F32, ones
-        yield matrix(name + "attn_q.weight", N_EMBD, N_EMBD)
-        yield matrix(name + "attn_k.weight", N_EMBD, n_kv)
-        yield matrix(name + "attn_v.weight", N_EMBD, n_kv)
-        yield matrix(name + "attn_output.weight", N_EMBD, N_EMBD, attention_gain)
-        yield name + "ffn_norm.weight", (N_EMBD,), F32, ones
-        yield matrix(name + "ffn_gate.weight", N_EMBD, N_FF)
-        yield matrix(name + "ffn_up.weight", N_EMBD, N_FF)
-        yield matrix(name + "ffn_down.weight", N_FF, N_EMBD, feed_forward_gain)
+        yield ones(name + "attn_norm.weight")
+        yield matrix(name + "attn_q.weight", n_embd, n_embd, most)
+        yield matrix(name + "attn_k.weight", n_embd, n_kv, most)
+        yield matrix(name + "attn_v.weight", n_embd, n_kv, exact)
+        yield matrix(name + "attn_output.weight", n_embd, n_embd, most, attention_gain)
+        yield ones(name + "ffn_norm.weight")
+        yield matrix(name + "ffn_gate.weight", n_embd, shape.n_ff, most)
+        yield matrix(name + "ffn_up.weight", n_embd, shape.n_ff, most)
+        yield matrix(name + "ffn_down.weight", shape.n_ff, n_embd, exact, feed_forward_gain)
 
 
-def write(path, kind):
+def n_bytes(dimensions, kind):
+    """Bytes of a tensor with what fills it up to the next one's beginning."""
+    n_values, block_bytes = BLOCKS[kind]
+    return -(-np.prod(dimensions, dtype=int) // n_values * block_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def write(path, kind, shape):
     """Writes the file under another name first: one that is there is whole."""
     path = Path(path)
     random = np.random.default_rng(SEED)
-    _, file_type = TYPES[kind]
-    keys = [key(name, value) for name, value in metadata(file_type).items()]
-    table, weights, offset = [], [], 0
-    for name, shape, ggml_type, data in tensors(random, kind):
-        dimensions = struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, ggml_type, offset)
-        table.append(text(name) + dimensions)
-        weights.append(data.ljust(-(-len(data) // BLOCK) * BLOCK, b"\0"))
-        offset += len(weights[-1])
+    keys = [key(name, value) for name, value in metadata(shape, kind).items()]
+    table, parts, offset = [], [], 0
+    for name, dimensions, tensor_kind, make in tensors(random, shape, kind):
+        entry = struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, TYPES[tensor_kind], offset)
+        table.append(text(name) + entry)
+        parts.append((make, n_bytes(dimensions, tensor_kind)))
+        offset += parts[-1][1]
     head = struct.pack("<4sIQQ", b"GGUF", 3, len(table), len(keys)) + b"".join(keys) + b"".join(table)
     unfinished = path.with_suffix(".new")
     with unfinished.open("wb") as file:
-        file.write(head.ljust(-(-len(head) // BLOCK) * BLOCK, b"\0"))
-        file.writelines(weights)
+        file.write(head.ljust(-(-len(head) // ALIGNMENT) * ALIGNMENT, b"\0"))
+        for make, n in parts:
+            data = make()
+            file.write(data)
+            file.write(b"\0" * (n - data.nbytes))
     unfinished.replace(path)
 
 
 if __name__ == "__main__":
-    _, path, kind = sys.argv
-    write(path, kind)
+    _, path, kind, *more = sys.argv
+    write(path, kind, SHAPES[more[0] if more else "small"])

@@ -90,6 +90,22 @@ if [[ -n "${TRITONSERVER:-}" ]]; then
   TRITONSERVER="$(realpath "$TRITONSERVER")"
 fi
 
+# The CUDA toolkit that setup.sh --cuda fetches where none is installed.
+TOOLKIT="$BUILD/cuda-toolkit"
+
+# Prints the folder of the CUDA toolkit to use; fails if there is none yet.
+find_cuda() {
+  local folder nvcc
+  nvcc="$(command -v nvcc || true)"
+  for folder in "${CUDA_PATH:-}" "${nvcc%/bin/nvcc}" /usr/local/cuda "$TOOLKIT/nvidia/cu13"; do
+    if [[ -n "$folder" && -x "$folder/bin/nvcc" ]]; then
+      printf '%s\n' "$folder"
+      return 0
+    fi
+  done
+  return 1
+}
+
 # Prints the tritonserver program to use; fails if there is none yet.
 find_tritonserver() {
   local program
@@ -102,6 +118,9 @@ find_tritonserver() {
   done
   return 1
 }
+
+# Prints the files that a program or library asks the loader for.
+needed() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
 
 # Builds the library and lays it out as Triton expects a backend directory.
 build_library() {

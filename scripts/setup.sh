@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the build and the server need, as far as it is missing:
 # Debian packages, Rust, a Python environment in .venv and a stock tritonserver.
-# With --tests also what the end-to-end tests need. Does nothing when all is there.
+# With --tests also what the end-to-end tests need, with --cuda also a CUDA toolkit.
+# Does nothing when all is there.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -11,8 +12,14 @@ SERVER_WHEEL="nvidia-pytriton==0.7.0" # carries tritonserver 2.51.0
 OLDER_SERVER_WHEELS=("nvidia-pytriton==0.5.0" "nvidia-pytriton==0.5.5")
 REQUIREMENTS="$ROOT/tests/e2e/requirements.txt"
 
+# CUDA 13.0 as NVIDIA's wheels have it: the compiler, the headers, and what is linked against.
+CUDA_WHEELS=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88
+  nvidia-cuda-cccl==13.0.85 nvidia-cuda-runtime==13.0.96 nvidia-cublas==13.0.2.14)
+
 with_tests=0
+with_cuda=0
 [[ "${1:-}" == --tests ]] && with_tests=1
+[[ "${1:-}" == --cuda ]] && with_cuda=1
 
 # True if one of these files exists.
 any_exists() {
@@ -61,10 +68,11 @@ install_packages() {
   { command -v c++ && command -v cc; } >/dev/null || missing+=(build-essential)
   has_libclang || missing+=(libclang-dev)
   command -v curl >/dev/null || missing+=(curl ca-certificates)
-  # NVIDIA's image has its own server, so there Python is for the tests only.
-  if ((with_tests)) || [[ ! -x "$VENV/bin/python" && ! -x /opt/tritonserver/bin/tritonserver ]]; then
+  # NVIDIA's image has its own server, so there Python is for the tests and for wheels only.
+  if ((with_tests + with_cuda)) || [[ ! -x "$VENV/bin/python" && ! -x /opt/tritonserver/bin/tritonserver ]]; then
     find_python >/dev/null || missing+=(python3 python3-venv)
   fi
+  if ((with_tests)); then command -v qemu-x86_64 >/dev/null || missing+=(qemu-user); fi
   ((${#missing[@]})) || return 0
 
   local command="apt-get install ${missing[*]}"
@@ -162,8 +170,41 @@ fetch_test_requirements() {
   done
 }
 
+# A library that has the names of the driver's functions, for the linker: only a machine with a
+# driver has the real one. Whoever calls it is told so, as by NVIDIA's own: error 34.
+make_driver_stub() {
+  local toolkit="$1"
+  mkdir -p "$toolkit/lib/stubs"
+  cc -E "$toolkit/include/cuda.h" | grep -oE '\bcu[A-Z][A-Za-z0-9_]* *\(' | tr -d ' (' | sort -u |
+    sed 's/.*/int &(void) { return 34; }/' |
+    cc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$toolkit/lib/stubs/libcuda.so" -x c -
+}
+
+# The wheels unpack to one tree, which lacks what nvcc and CMake look for besides:
+# lib64, the names of libraries without their version, the driver's library.
+lay_out_toolkit() {
+  local toolkit="$TOOLKIT/nvidia/cu13" library
+  rm -rf "$TOOLKIT"
+  pip install --no-deps --no-compile --target "$TOOLKIT" "${CUDA_WHEELS[@]}"
+  ln -s lib "$toolkit/lib64"
+  for library in "$toolkit"/lib/lib*.so.*; do
+    ln -s "$(basename "$library")" "${library%%.so.*}.so"
+  done
+  make_driver_stub "$toolkit"
+  printf '%s\n' "${CUDA_WHEELS[@]}" >"$TOOLKIT/wheels"
+}
+
+fetch_cuda() {
+  local found
+  if found="$(find_cuda)" && [[ "$found" != "$TOOLKIT"/* ]]; then return 0; fi
+  [[ "$(cat "$TOOLKIT/wheels" 2>/dev/null)" == "$(printf '%s\n' "${CUDA_WHEELS[@]}")" ]] && return 0
+  make_venv
+  run_step setup-cuda.log "Fetching a CUDA toolkit (550 MB)" lay_out_toolkit
+}
+
 install_packages
 install_rust
 if ((with_tests)); then install_components; fi
 fetch_server
 if ((with_tests)); then fetch_test_requirements; fi
+if ((with_cuda)); then fetch_cuda; fi

@@ -62,7 +62,8 @@ scripts/setup.sh --tests
 check "cargo fmt --check" cargo fmt --check
 check "cargo clippy" cargo clippy --release --all-targets --locked -- -D warnings
 cargo_tests
-if (build_library); then
+# In this order, as both leave our library in the same place of cargo's.
+if scripts/modules.sh && (build_library); then
   server_tests "$@"
 else
   fail 1 "building the library"

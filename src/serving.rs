@@ -104,7 +104,7 @@ impl From<LoadError> for Error {
 
 /// Starts what all models share.
 pub(crate) fn initialize(backend: Backend) -> Result<(), Error> {
-    llama::init();
+    llama::init().map_err(|error| Error::new(Code::Unavailable, error.to_string()))?;
     let delivery = Delivery::start().map_err(|error| {
         Error::new(
             Code::Internal,

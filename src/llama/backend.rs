@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use llama_cpp_2::LlamaBackendDeviceType;
@@ -14,13 +15,13 @@ use llama_cpp_sys_2 as sys;
 use log::Level;
 
 /// The name under which llama.cpp's lines reach the `log` crate.
-const TARGET: &str = "llama.cpp";
+pub(super) const TARGET: &str = "llama.cpp";
 
 /// Bytes of a line after which it is logged although its end has not come.
 const MAX_LINE_BYTES: usize = 16 * 1024;
 
 /// Kept for ever: freeing it would take llama.cpp away from models still loaded.
-static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
+static BACKEND: OnceLock<Result<LlamaBackend, NoModule>> = OnceLock::new();
 
 static LINE: Mutex<Line> = Mutex::new(Line {
     level: Level::Info,
@@ -31,33 +32,45 @@ thread_local! {
     static FIRST_ERROR: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
+/// Why llama.cpp cannot be used: it is built in modules, and none of them is for this CPU.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no module for this machine's CPU in {}", .0.display())]
+pub struct NoModule(pub PathBuf);
+
 /// Initialises llama.cpp on the first call and sends its log to the `log` crate.
-pub fn init() {
-    backend();
+///
+/// # Errors
+///
+/// [`NoModule`], only where llama.cpp is built in modules.
+pub fn init() -> Result<(), NoModule> {
+    backend().map(|_| ())
 }
 
 /// Whether this build and machine have a GPU that llama.cpp can use.
 pub fn has_gpu() -> bool {
-    init();
-    llama_cpp_2::list_llama_ggml_backend_devices()
-        .iter()
-        .any(|device| {
-            matches!(
-                device.device_type,
-                LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu
-            )
-        })
+    init().is_ok()
+        && llama_cpp_2::list_llama_ggml_backend_devices()
+            .iter()
+            .any(|device| {
+                matches!(
+                    device.device_type,
+                    LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu
+                )
+            })
 }
 
-pub(super) fn backend() -> &'static LlamaBackend {
-    BACKEND.get_or_init(|| {
+pub(super) fn backend() -> Result<&'static LlamaBackend, NoModule> {
+    let backend = BACKEND.get_or_init(|| {
+        #[cfg(feature = "dynamic-backends")]
+        super::modules::load()?;
         // SAFETY: the callbacks are functions, valid for ever, that ignore the user data.
         unsafe {
             sys::llama_log_set(Some(on_log), std::ptr::null_mut());
             sys::ggml_set_abort_callback(Some(on_abort));
         }
-        LlamaBackend::init().expect("the OnceLock lets one initialisation through")
-    })
+        Ok(LlamaBackend::init().expect("the OnceLock lets one initialisation through"))
+    });
+    backend.as_ref().map_err(NoModule::clone)
 }
 
 /// Takes the first line that llama.cpp logged as an error on this thread since the last call.

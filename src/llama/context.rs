@@ -120,19 +120,18 @@ pub(super) fn new_context(
         .with_offload_kqv(params.offload_kqv)
         .with_no_perf(true);
     let _one_at_a_time = NEW_CONTEXT.lock().unwrap_or_else(PoisonError::into_inner);
+    let backend = backend::backend().expect("a model was loaded with it");
     backend::take_error();
-    model
-        .new_context(backend::backend(), llama_params)
-        .map_err(|error| {
-            let logged = backend::take_error();
-            let reason = if logged.is_empty() {
-                error.to_string()
-            } else {
-                logged
-            };
-            ContextError::Llama {
-                n_cells: params.n_cells,
-                reason,
-            }
-        })
+    model.new_context(backend, llama_params).map_err(|error| {
+        let logged = backend::take_error();
+        let reason = if logged.is_empty() {
+            error.to_string()
+        } else {
+            logged
+        };
+        ContextError::Llama {
+            n_cells: params.n_cells,
+            reason,
+        }
+    })
 }

@@ -50,7 +50,7 @@ impl Default for LoadParams {
 
 /// Loads the model of a file that was checked.
 pub(super) fn load(path: &Path, params: &LoadParams) -> Result<LlamaModel, LoadError> {
-    backend::init();
+    backend::init()?;
     let file = path.to_str().and_then(|text| CString::new(text).ok());
     let file = file.ok_or_else(|| LoadError::Path(path.to_owned()))?;
     let mut devices = params

@@ -9,6 +9,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `backend` | what is set once per process: initialisation, log, last words |
+//! | `modules` | loads llama.cpp's modules, where it is built in modules |
 //! | `gguf` | reads a model file's header before llama.cpp does: [`ModelFile`] |
 //! | `load` | what a model is loaded with: [`LoadParams`] |
 //! | `model` | weights and vocabulary: [`Model`] |
@@ -28,13 +29,15 @@ mod draft_model;
 mod gguf;
 mod load;
 mod model;
+#[cfg(feature = "dynamic-backends")]
+mod modules;
 mod runner;
 mod sampler;
 mod slots;
 mod template;
 mod threads;
 
-pub use backend::{has_gpu, init};
+pub use backend::{NoModule, has_gpu, init};
 pub use context::{ContextError, ContextParams, FUSED_TILE_ROWS, FlashAttention};
 pub use draft_model::{DraftModel, DraftModelError};
 pub use gguf::{GgufError, ModelFile, Problem, Tensor, VocabularyProblem};

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
+use super::backend::NoModule;
 use super::gguf::{GgufError, ModelFile};
 use super::load::{self, LoadParams};
 use crate::engine::{Sharing, Token};
@@ -39,6 +40,8 @@ const MAX_RUN_CHARS: usize = 32 * 1024;
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    #[error(transparent)]
+    NoModule(#[from] NoModule),
     #[error(transparent)]
     Gguf(#[from] GgufError),
     #[error("model file '{}': the path must be UTF-8 without NUL characters", .0.display())]

@@ -18,12 +18,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from streams import Answer, HttpStream
+from http_stream import Answer, HttpStream
 
 ROOT = Path(__file__).resolve().parents[2]
 #: TRITON_LLM_BACKENDS tests an installed library instead of the one just built.
 BACKENDS = Path(os.environ.get("TRITON_LLM_BACKENDS", ROOT / "build" / "backends"))
 LIBRARY = BACKENDS / "llm" / "libtriton_llm.so"
+#: The backend directories of the other shape that are built: a folder of modules, and one with CUDA's.
+FOLDERS = [folder for shape in ("modules", "cuda") if (folder := ROOT / "build" / shape / "backends").exists()]
 MODEL = "llm_decoupled"
 
 #: The servers of the test that runs now, for the logs of a failed test.

@@ -109,7 +109,8 @@ def killed_client(server):
     program = f"""
 import sys
 sys.path[:0] = {sys.path!r}
-from streams import GrpcStreams, HttpStream
+from http_stream import HttpStream
+from streams import GrpcStreams
 stream = HttpStream({server.http_port}, "/v2/models/{MODEL}/generate_stream",
                     {{"text_input": "Count to 200", "parameters": {LONG!r}}})
 stream.next()

@@ -1,6 +1,7 @@
 """CMakeLists.txt, by the conventions of Triton's backends, and building against other headers."""
 
 import os
+import re
 import shutil
 import subprocess
 
@@ -8,6 +9,7 @@ import pytest
 from server import ROOT
 
 BUILT = ROOT / "target" / "release" / "libtriton_llm.so"
+CUDA = ROOT / "build" / "cuda" / "backends" / "llm"
 needs_cmake = pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed")
 
 
@@ -34,10 +36,24 @@ def test_configure_build_install(tmp_path):
 
 
 @needs_cmake
-def test_gpu_is_refused_with_a_reason(tmp_path):
-    done = cmake("-B", tmp_path, "-DTRITON_ENABLE_GPU=ON")
-    assert done.returncode != 0
-    assert "TRITON_ENABLE_GPU" in done.stderr and "CUDA" in done.stderr, done.stderr
+@pytest.mark.parametrize("architectures", ["90a-real", "80-real;90-virtual"])
+def test_gpu(tmp_path, architectures):
+    """TRITON_ENABLE_GPU builds the folder with CUDA, for these GPUs; compiling it here would take an hour."""
+    done = cmake("-B", tmp_path, "-DTRITON_ENABLE_GPU=ON", f"-DCMAKE_CUDA_ARCHITECTURES={architectures}")
+    assert done.returncode == 0, done.stderr
+    done = cmake("--build", tmp_path, "--", "-n")
+    assert re.search(rf'"?CMAKE_CUDA_ARCHITECTURES={architectures}"? \S*/scripts/modules.sh --cuda', done.stdout), done.stdout
+
+
+@needs_cmake
+@pytest.mark.skipif(not CUDA.exists(), reason="make cuda has not run here")
+def test_gpu_install(tmp_path):
+    """All of the folder goes to <prefix>/backends/llm."""
+    for arguments in (["-B", tmp_path / "build", "-DTRITON_ENABLE_GPU=ON"], ["--install", tmp_path / "build", "--prefix", tmp_path]):
+        done = cmake(*arguments)
+        assert done.returncode == 0, done.stderr
+    installed = {file.name: file.read_bytes() for file in (tmp_path / "backends" / "llm").iterdir()}
+    assert installed == {file.name: file.read_bytes() for file in CUDA.iterdir()}
 
 
 @needs_cmake

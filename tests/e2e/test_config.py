@@ -7,9 +7,10 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from http_stream import HttpStream
 from repository import DEMO, config, make_model, split
 from server import BACKENDS, LIBRARY, MODEL, Server
-from streams import GrpcStreams, HttpStream, bytes_input, grpc_answer
+from streams import GrpcStreams, bytes_input, grpc_answer
 
 SAY_HELLO = "Say hello"
 

@@ -9,9 +9,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from http_stream import HttpStream
 from repository import config
 from server import MODEL
-from streams import GrpcStreams, HttpStream
+from streams import GrpcStreams
 
 ROUNDS = int(os.environ.get("WIRE_ROUNDS", "1"))
 N_STREAMS = 64

@@ -1,0 +1,127 @@
+"""How fast it is, beside llama-server and llama-batched-bench on the same modules. Once each, so a trend."""
+
+import json
+import subprocess
+from types import SimpleNamespace
+
+import random_model
+from harness import latency, workloads
+from harness.client import drive, first_token
+from harness.servers import llama_server, ours
+from harness.settings import BATCHED_BENCH, BENCH, Sizes
+from harness.throughput import warmed_up
+
+N_CTX = 32_768
+
+
+def run(report):
+    if report.on_gpu:
+        plan = [("8b", "Q4_K_M"), ("8b", "Q8_0")]
+        sizes, streams = Sizes(prompt_words=504, answer_tokens=256, long_tokens=8192), (1, 4, 8, 16, 32)
+    else:
+        plan = [("tiny", "Q4_K_M")]
+        sizes, streams = Sizes(prompt_words=24, answer_tokens=8, long_tokens=512), (1, 2)
+    seconds = 60 if report.on_gpu else 0
+    for shape, weights in plan:
+        model = BENCH / "models" / f"{shape}-{weights}.gguf"
+        with report.step(f"write a model of random weights, {shape} {weights}", seconds) as notes:
+            if notes is None:
+                continue
+            model.parent.mkdir(parents=True, exist_ok=True)
+            random_model.write(model, weights, random_model.SHAPES[shape])
+            notes.append(f"{model.stat().st_size / 1e9:.1f} GB")
+        setting = SimpleNamespace(report=report, model=model, sizes=sizes, streams=streams, seconds=seconds)
+        name = f"{shape} {weights}"
+        throughput(setting, name)
+        entering(setting, name)
+        model.unlink()
+
+
+def our_server(setting, **parameters):
+    return ours(setting.model, extra=setting.report.instances, **parameters)
+
+
+def peer(setting, *arguments):
+    layers = "99" if setting.report.on_gpu else "0"
+    return llama_server(setting.model, "-ngl", layers, *arguments)
+
+
+def prompts(setting, n):
+    """Each of n clients asks once, a single one three times, as that is soon done."""
+    sizes = setting.sizes
+    return workloads.closed_loop(n, max(n, 3), sizes.prompt_words, sizes.answer_tokens, f"speed {n}")
+
+
+def rates(setting, endpoint):
+    """Answered tokens a second by the number of streams, all on one server."""
+    warmed_up(endpoint)
+    return {n: drive(endpoint, prompts(setting, n)).whole().tokens_per_second for n in setting.streams}
+
+
+def throughput(setting, name):
+    report, n_most = setting.report, max(setting.streams)
+    columns = {"triton-llm": {}, "llama-server, its default": {}, "llama-server -kvu": {}, "llama-batched-bench": {}}
+    with report.step(f"speed of {name}: triton-llm", setting.seconds) as notes:
+        if notes is not None:
+            with our_server(setting, n_parallel=n_most, n_ctx=N_CTX) as endpoint:
+                columns["triton-llm"] = rates(setting, endpoint)
+            notes.append(as_note(columns["triton-llm"]))
+    with report.step(f"speed of {name}: llama-server with a slot for each stream", setting.seconds) as notes:
+        for n in setting.streams if notes is not None else ():
+            with peer(setting, "-c", str(N_CTX), "-np", str(n)) as endpoint:
+                rate = drive(warmed_up(endpoint), prompts(setting, n)).whole().tokens_per_second
+            columns["llama-server, its default"][n] = rate
+    with report.step(f"speed of {name}: llama-server -kvu", setting.seconds) as notes:
+        if notes is not None:
+            with peer(setting, "-c", str(N_CTX), "-np", str(n_most), "-kvu") as endpoint:
+                columns["llama-server -kvu"] = rates(setting, endpoint)
+            notes.append(as_note(columns["llama-server -kvu"]))
+    with report.step(f"speed of {name}: llama-batched-bench", setting.seconds) as notes:
+        if notes is not None:
+            columns["llama-batched-bench"] = batched_bench(setting)
+            notes.append(as_note(columns["llama-batched-bench"]))
+    mine = columns.pop("triton-llm")
+    for n in setting.streams:
+        peers = {peer_name: found.get(n) for peer_name, found in columns.items()}
+        report.figure(f"{name}, {n} streams", "tokens/s", mine.get(n), **peers)
+
+
+def as_note(found):
+    return ", ".join(f"{n}: {rate:.4g}" for n, rate in found.items())
+
+
+def batched_bench(setting):
+    """The same prompts and answers with no server and no sampling, one wave each.
+
+    The first token of an answer comes of its prompt's last step, so the bench
+    has one step fewer to run than there are tokens.
+    """
+    n_answer = setting.sizes.answer_tokens
+    command = [
+        str(BATCHED_BENCH), "-m", str(setting.model), "-c", str(N_CTX),
+        "-ngl", "99" if setting.report.on_gpu else "0",
+        "-npp", str(setting.sizes.prompt_words + workloads.N_FRAME), "-ntg", str(n_answer - 1),
+        "-npl", ",".join(map(str, setting.streams)), "--output-format", "jsonl",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert done.returncode == 0 and lines, f"it ended with {done.returncode}: {done.stderr[-500:]}"
+    return {line["pl"]: line["pl"] * n_answer / line["t"] for line in lines}
+
+
+def entering(setting, name):
+    """A long prompt enters beside eight running streams: their gaps, and its own first token."""
+    n_ctx = (latency.N_STREAMS + 1) * (setting.sizes.long_tokens + 1024)
+    workload = latency.entering(setting, "entering")
+    found = {}
+    with setting.report.step(f"a long prompt beside 8 streams of {name}", setting.seconds) as notes:
+        if notes is None:
+            return
+        with our_server(setting, n_ctx=n_ctx, n_parallel=16, target_itl_ms=50) as endpoint:
+            found["ours"] = drive(warmed_up(endpoint), workload)
+        with peer(setting, "-c", str(n_ctx), "-np", str(latency.N_STREAMS + 1), "-kvu") as endpoint:
+            found["llama-server -kvu"] = drive(warmed_up(endpoint), workload)
+        gap = {who: latency.p99(one) * 1000 for who, one in found.items()}
+        first = {who: first_token(one.record(latency.N_STREAMS)) * 1000 for who, one in found.items()}
+        setting.report.figure(f"{name}: p99 gap of 8 streams while a prompt enters", "ms", gap.pop("ours"), **gap)
+        setting.report.figure(f"{name}: that prompt's first token", "ms", first.pop("ours"), **first)

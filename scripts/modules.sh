@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Builds the backend as a folder that runs on every x86-64 machine: our library, llama.cpp's, and a
+# module for each kind of CPU, in build/modules/backends/llm. With --cuda also CUDA's module, in
+# build/cuda/backends/llm. Called by `make modules`, `make cuda` and CMake.
+set -euo pipefail
+# The processor is chosen when the library is loaded, not when it is built.
+unset RUSTFLAGS
+PORTABLE=1
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+if [[ "${1:-}" == --cuda ]]; then SHAPE=cuda FEATURE=cuda; else SHAPE=modules FEATURE=dynamic-backends; fi
+FOLDER="$BUILD/$SHAPE/backends/llm"
+LOG="$SHAPE-build.log"
+
+# The value of a variable in CMake's cache.
+cached() { sed -n "s/^$1:[A-Z]*=//p" "$cache"; }
+
+# What is passed on to llama.cpp's CMake. Its libraries find each other in one folder, as ours does.
+export CMAKE_INSTALL_RPATH="\$ORIGIN"
+about="for every x86-64 processor (ten minutes on two cores)"
+if [[ "$SHAPE" == cuda ]]; then
+  CUDA_PATH="$(find_cuda)" || die "there is no CUDA toolkit" \
+    "Install one, name its folder with CUDA_PATH, or let scripts/setup.sh --cuda fetch one."
+  export CUDA_PATH CUDAToolkit_ROOT="$CUDA_PATH" CUDACXX="$CUDA_PATH/bin/nvcc" PATH="$CUDA_PATH/bin:$PATH"
+  about="with CUDA for ${CMAKE_CUDA_ARCHITECTURES:-all GPUs since Turing} (under an hour for each kind of GPU on two cores)"
+fi
+
+# Cargo does not notice when these change: what was compiled for others goes.
+if [[ "$SHAPE" == cuda ]]; then
+  for cache in "$ROOT"/target/release/build/llama-cpp-sys-2-*/out/build/CMakeCache.txt; do
+    grep -qs '^GGML_CUDA:BOOL=ON' "$cache" || continue
+    if [[ "$(cached CMAKE_CUDA_ARCHITECTURES)" != "${CMAKE_CUDA_ARCHITECTURES:-}" || "$(cached CMAKE_CUDA_COMPILER)" != "$CUDACXX" ]]; then
+      rm -rf "${cache%/out/build/*}"
+    fi
+  done
+fi
+
+build() {
+  cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked --features "$FEATURE" -vv \
+    --message-format=json-render-diagnostics
+}
+
+# Copies the library or module $1 into the new folder, without what only a debugger reads, and after
+# it those of llama.cpp's libraries that it needs.
+add() {
+  local file="$FOLDER.new/$(basename "$1")" name
+  [[ -e "$file" ]] && return 0
+  cp -L "$1" "$file"
+  strip --strip-unneeded "$file"
+  for name in $(needed "$file"); do
+    if [[ -e "$llama/lib/$name" ]]; then add "$llama/lib/$name"; fi
+  done
+}
+
+run_step "$LOG" "Building libtriton_llm.so $about" build
+llama="$(grep -o '"out_dir":"[^"]*/llama-cpp-sys-2-[^"]*"' "$BUILD/$LOG" | tail -n 1 | cut -d '"' -f 4)"
+
+rm -rf "$FOLDER.new"
+mkdir -p "$FOLDER.new"
+for file in "$LIBRARY" "$llama"/backends/libggml-*.so; do add "$file"; done
+# Replaced, not overwritten: a running server keeps the files it has mapped.
+rm -rf "$FOLDER"
+mv "$FOLDER.new" "$FOLDER"
+say "Built $FOLDER ($(du -sh "$FOLDER" | cut -f 1))"
