@@ -29,8 +29,10 @@ const DRAFTED_ROWS: usize = 16;
 
 /// Of the memory that is free at load, one in so many bytes may hold what has left the KV cache.
 const HOST_PART: u64 = 4;
-/// Rows that others run until what an ended sequence held leaves the cache: see docs/performance.md.
+/// Rows that others run until what an ended sequence held leaves the cache: see docs/performance.md. On
+/// GPUs a cell is looked at far faster than it is copied; how much is an estimate.
 const N_ROWS_TO_PARK: usize = 64;
+const N_ROWS_TO_PARK_ON_GPUS: usize = 4096;
 
 /// What an engine is started from.
 pub(super) struct EnginePlan<'a> {
@@ -104,7 +106,10 @@ impl EnginePlan<'_> {
             n_cells: runner.n_cells(),
             sharing,
             n_host,
-            n_rows_to_park: N_ROWS_TO_PARK,
+            n_rows_to_park: match self.is_cpu() {
+                true => N_ROWS_TO_PARK,
+                false => N_ROWS_TO_PARK_ON_GPUS,
+            },
             n_ctx: n_ctx as usize,
             n_batch: runner.n_batch(),
             n_tile_rows: match (self.is_cpu(), flash_attention) {
