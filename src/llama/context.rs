@@ -106,9 +106,11 @@ pub(super) fn new_context(
         FlashAttention::On => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
         FlashAttention::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
     };
+    // llama.cpp asserts that a batch has an output for each sequence that it may name.
+    let n_batch = params.n_batch.max(n_sequences);
     let llama_params = LlamaContextParams::default()
         .with_n_ctx(NonZeroU32::new(params.n_cells as u32))
-        .with_n_batch(params.n_batch as u32)
+        .with_n_batch(n_batch as u32)
         .with_n_ubatch(params.n_ubatch.min(params.n_batch) as u32)
         .with_n_seq_max(n_sequences as u32)
         .with_kv_unified(params.kv_unified)
