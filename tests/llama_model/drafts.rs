@@ -92,3 +92,35 @@ fn a_draft_model_has_the_vocabulary_of_the_model() {
         "{error}"
     );
 }
+
+/// Where there is no room for a sequence, or it has a token that the draft model lacks, only it goes without.
+#[test]
+fn who_cannot_be_drafted_for_keeps_nobody_else_from_it() {
+    let demo = demo_model();
+    let params = ContextParams {
+        n_slots: 2,
+        n_cells: 256,
+        ..ContextParams::default()
+    };
+    let drafter = DraftModel::new(Arc::clone(&demo), &demo, &params);
+    let mut drafter = drafter.unwrap_or_else(|error| panic!("{error}"));
+    let texts = [
+        vec![Token(40); 300],
+        vec![Token(40), Token(demo.n_vocab() as i32), Token(40)],
+        vec![Token(-1); 4],
+        vec![Token(40); 150],
+        vec![Token(41); 150],
+        vec![Token(42); 50],
+        vec![Token(43); 5],
+    ];
+    let drafting = texts.iter().zip(0..).map(|(tokens, id)| Drafting {
+        sequence: SequenceId(id),
+        tokens,
+        max_tokens: 4,
+    });
+    let drafts = drafter.draft(&drafting.collect::<Vec<_>>());
+    let mut served: Vec<u64> = drafts.iter().map(|draft| draft.sequence.0).collect();
+    served.sort_unstable();
+    // The fifth finds no cells beside the fourth, the seventh no slot.
+    assert_eq!(served, [3, 5]);
+}
