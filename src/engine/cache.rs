@@ -120,17 +120,17 @@ impl Cache {
         true
     }
 
-    /// Has what an ended slot holds leave the cache, after it has been in the way long enough; the
-    /// oldest at a call.
-    pub(super) fn park_idle(&mut self) {
+    /// Has what ended slots hold leave the cache where it has been in the way of enough rows, the
+    /// `n_coming` counted that are known to come.
+    pub(super) fn park_idle(&mut self, n_coming: usize) {
         if self.n_host == 0 {
             return;
         }
-        let Some(slot) = self.tree.least_recent(false) else {
-            return;
-        };
-        let last_use = self.tree.last_use(slot).unwrap_or(self.clock);
-        if self.clock - last_use >= self.n_rows_to_park {
+        let until = self.clock + n_coming as u64;
+        while let Some(slot) = self.tree.least_recent(false)
+            && let Some(last_use) = self.tree.last_use(slot)
+            && until - last_use >= self.n_rows_to_park
+        {
             self.park(slot);
         }
     }
@@ -285,7 +285,9 @@ impl Cache {
             }
             // What is given up for it may be of this match: so it is looked up again.
             if n_to_load > self.n_free() {
-                self.evict(n_to_load - self.n_free());
+                if !self.evict(n_to_load - self.n_free()) {
+                    return None;
+                }
             } else if self.tree.vacant_in(self.ranges().0).is_none() {
                 self.vacate()?;
             } else {

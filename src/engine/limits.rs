@@ -22,8 +22,8 @@ pub struct Limits {
     /// Tokens of ended sequences that host memory may hold, beyond the cells; nothing is held there where
     /// the memory of the model cannot be cut.
     pub n_host: usize,
-    /// Rows that others run until what an ended sequence held leaves the cache for host memory. Each row
-    /// looks at each cell: after so many, that has cost as much as there and back.
+    /// Rows that others run, or are about to, until what an ended sequence held leaves the cache for host
+    /// memory. Each row looks at each cell: after so many, that costs as much as there and back.
     pub n_rows_to_park: usize,
     /// Tokens that one sequence may have, prompt and completion together.
     pub n_ctx: usize,

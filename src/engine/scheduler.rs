@@ -174,7 +174,9 @@ impl Scheduler {
             self.admit_waiting();
         }
         if !self.running.is_empty() {
-            self.cache.park_idle();
+            let running = self.running.iter().map(|id| &self.sequences[id]);
+            let n_coming = running.map(Sequence::n_prefill_left).sum();
+            self.cache.park_idle(n_coming);
         }
         self.plan_decode(&decoding, &mut plan);
         let n_decode_rows = plan.rows.len();

@@ -77,6 +77,17 @@ fn a_chat_leaves_the_cache_and_comes_back() {
 }
 
 #[test]
+fn a_prompt_that_is_long_enough_finds_the_cache_tidied() {
+    let mut story = Parking::new(100, 40);
+    story.end(1, &prompt(1, 0, 30));
+    story.end(2, &prompt(2, 0, 20));
+    story.check(50, 0);
+    story.submit(3, &prompt(3, 0, 45));
+    assert_eq!(story.step(), "1>3[30] -1 3[0-30]>#1 -3 2[0-20]>#2 -2");
+    story.check(0, 50);
+}
+
+#[test]
 fn nothing_leaves_while_nobody_else_runs() {
     let mut story = Parking::new(100, 0);
     story.end(1, &prompt(1, 0, 30));
