@@ -6,18 +6,11 @@
 //! `host` for how; `FAKE_HOST_VERBOSE=1` shows the library's log.
 
 mod host;
-#[allow(dead_code)]
-#[path = "llama_model/kinds.rs"]
-mod kinds;
-#[allow(dead_code)]
-#[path = "llama_model/writer.rs"]
-mod writer;
 
 use host::{
     Ask, CANCELLED, Config, GPU, Given, INTERNAL, INVALID_ARG, KIND_GPU, KIND_MODEL, NOT_FOUND,
     Outcome, Running, Served, Server, UNAVAILABLE, UNSUPPORTED,
 };
-use triton_llm::engine::Sharing;
 use triton_llm::llama::{CacheType, ModelFile};
 
 /// Runs a scenario on a freshly loaded demo model and ends everything after it.
@@ -574,30 +567,6 @@ fn bad_configurations_do_not_load() {
         let (found, message) = server.load(&config).err().expect("it does not load");
         assert!(message.contains(part), "{message}");
         assert_eq!(found, code, "{message}");
-    }
-    server.stop();
-}
-
-#[test]
-fn a_model_that_cannot_take_a_guess_back_is_not_drafted_for() {
-    let server = Server::start();
-    for kind in &kinds::KINDS {
-        let folder = writer::Folder::new(&format!("uncut-{}", kind.name));
-        let path = folder.write("tiny.gguf", &kind.bytes());
-        let path: &'static str = path.to_str().expect("a plain path").to_owned().leak();
-        let config = Config::default().with("model_path", path);
-        let loaded = server.load(&config.with("speculative_method", "ngram"));
-        match loaded {
-            Ok(served) => {
-                assert_eq!(kind.sharing, Sharing::Prefix, "{}", kind.name);
-                served.unload();
-            }
-            Err((code, message)) => {
-                assert_eq!(code, INVALID_ARG, "{message}");
-                assert!(message.contains("'speculative_method'"), "{message}");
-                assert_ne!(kind.sharing, Sharing::Prefix, "{}", kind.name);
-            }
-        }
     }
     server.stop();
 }

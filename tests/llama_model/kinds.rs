@@ -59,14 +59,9 @@ pub const KINDS: [Kind; 5] = [
 ];
 
 impl Kind {
-    /// The model's file.
-    pub fn bytes(&self) -> Vec<u8> {
-        (self.gguf)().bytes()
-    }
-
     pub fn model(&self) -> Arc<Model> {
         let folder = Folder::new(&format!("kind-{}", self.name));
-        let path = folder.write("tiny.gguf", &self.bytes());
+        let path = folder.write("tiny.gguf", &(self.gguf)().bytes());
         let params = LoadParams {
             use_mmap: false,
             ..LoadParams::default()

@@ -179,6 +179,8 @@ fn wrong_changes_are_refused_and_cost_nobody_anything() {
         };
         assert_eq!(n, n_expected, "{}", kind.name);
         assert_eq!(slots.runner.sharing(), kind.sharing, "{}", kind.name);
+        let can_be_cut = kind.sharing == Sharing::Prefix;
+        assert_eq!(model.can_be_cut(), can_be_cut, "{}", kind.name);
         slots.extend(&[(0, tokens(1, 20)), (1, tokens(2, 5))]);
         let mut wrong = wrong_changes(n).to_vec();
         if kind.sharing == Sharing::Whole {
