@@ -20,9 +20,7 @@ use serde_json::json;
 use triton_llm::engine::{
     Event, Limits, NewSequence, Plan, Row, Scheduler, SequenceId, SlotId, Token,
 };
-use triton_llm::llama::{
-    ContextParams, FUSED_TILE_ROWS, FlashAttention, LoadParams, Model, Runner,
-};
+use triton_llm::llama::{ContextParams, FlashAttention, LoadParams, Model, Runner};
 use triton_llm::protocol::SamplingParams;
 
 use workload::{Message, Record, Report, Session, Workload, chatml};
@@ -75,7 +73,6 @@ fn load(config: &Config) -> Result<(Arc<Model>, Runner), Box<dyn Error + Send + 
         n_ubatch: config.n_ubatch,
         n_threads: config.n_threads,
         flash_attention: FlashAttention::On,
-        decode_apart: config.kv_unified,
         ..ContextParams::default()
     };
     let runner = Runner::new(Arc::clone(&model), &params)?;
@@ -123,10 +120,9 @@ impl Driver {
             n_cells: runner.n_cells(),
             sharing: runner.sharing(),
             n_host: 1 << 20,
-            n_rows_to_park: 64,
+            n_rows_to_park: usize::MAX,
             n_ctx: runner.n_cells(),
             n_batch: runner.n_batch(),
-            n_tile_rows: FUSED_TILE_ROWS,
             max_draft: 0,
             n_draft_rows: 0,
             max_queue: workload.sessions.len(),

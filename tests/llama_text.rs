@@ -83,7 +83,6 @@ fn streamed(model: &Model, tokens: &[Token]) -> String {
         n_cells: 1024,
         n_ctx: 1024,
         n_batch: 16,
-        n_tile_rows: 1,
         max_draft: 0,
         n_draft_rows: 0,
         max_queue: 1,

@@ -45,7 +45,6 @@ pub(super) struct Cache {
     sharing: Sharing,
     n_slots: usize,
     n_cells: usize,
-    n_tile_rows: usize,
     n_host: usize,
     n_rows_to_park: u64,
     tree: PrefixTree,
@@ -71,7 +70,6 @@ impl Cache {
             sharing: limits.sharing,
             n_slots: limits.n_slots,
             n_cells: limits.n_cells,
-            n_tile_rows: limits.n_tile_rows,
             n_host: match limits.sharing {
                 Sharing::Prefix => limits.n_host,
                 _ => 0,
@@ -217,20 +215,10 @@ impl Cache {
             Sharing::Whole => self.tree.longest_whole_match(beginning),
             Sharing::Prefix => {
                 let found = self.tree.longest_match(beginning)?;
-                self.worth_loading(self.leave_a_tile(found, tokens.len()))
+                self.worth_loading(found)
             }
         };
         found.filter(|found| found.n_tokens >= MIN_SHARED_TOKENS)
-    }
-
-    /// Less of a match where what is then left to compute is a whole tile, which costs less than most of
-    /// one: few rows are computed one by one.
-    fn leave_a_tile(&self, mut found: Match, n_tokens: usize) -> Match {
-        let n_left = n_tokens - found.n_tokens;
-        if (3 * self.n_tile_rows / 4..self.n_tile_rows).contains(&n_left) {
-            found.n_tokens = n_tokens.saturating_sub(self.n_tile_rows);
-        }
-        found
     }
 
     /// Less of a match where the last block in it has few of its tokens.

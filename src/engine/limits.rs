@@ -23,14 +23,12 @@ pub struct Limits {
     /// the memory of the model cannot be cut.
     pub n_host: usize,
     /// Rows that others run, or are about to, until what an ended sequence held leaves the cache for host
-    /// memory. Each row looks at each cell: after so many, that costs as much as there and back.
+    /// memory. Where each row looks at each cell, that costs as much after so many as there and back.
     pub n_rows_to_park: usize,
     /// Tokens that one sequence may have, prompt and completion together.
     pub n_ctx: usize,
     /// Rows of one step.
     pub n_batch: usize,
-    /// Rows that attention computes together: prompts are read in multiples of so many where they can.
-    pub n_tile_rows: usize,
     /// Tokens of one draft; 0 drafts nothing.
     pub max_draft: usize,
     /// Rows that drafts fill a step up to, those of all decoding sequences counted.

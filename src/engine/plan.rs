@@ -12,8 +12,6 @@ pub struct Plan {
     pub cache: Vec<CacheOp>,
     /// At most `n_batch` rows; those of one sequence are adjacent and ascend in `pos`.
     pub rows: Vec<Row>,
-    /// Cells of the cache that hold something once the rows have run: each row has to look at them all.
-    pub n_cells: u32,
 }
 
 impl Plan {

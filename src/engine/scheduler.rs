@@ -34,7 +34,7 @@ use super::draft::{Draft, Drafting};
 use super::event::Event;
 use super::ids::{SequenceId, Token};
 use super::limits::{Limits, NewSequence, SubmitError};
-use super::plan::{Plan, Sampled, count};
+use super::plan::{Plan, Sampled};
 use super::plan_builder::PlanBuilder;
 use super::prefix_tree::n_common;
 use super::sequence::{Leader, Sequence};
@@ -86,7 +86,6 @@ impl Scheduler {
             n_cells,
             n_ctx: limits.n_ctx.clamp(1, n_cells.min(u32::MAX as usize)),
             n_batch,
-            n_tile_rows: limits.n_tile_rows.max(1),
             ..limits
         };
         Self {
@@ -98,7 +97,7 @@ impl Scheduler {
             n_arrived: 0,
             drafts: HashMap::new(),
             in_flight: InFlight::default(),
-            step_time: StepTime::new(limits.n_tile_rows),
+            step_time: StepTime::new(),
         }
     }
 
@@ -189,7 +188,6 @@ impl Scheduler {
         Plan {
             cache: self.cache.take_ops(),
             rows: plan.rows,
-            n_cells: count(self.cache.n_used() + self.cache.n_cached()),
         }
     }
 

@@ -3,8 +3,7 @@
 //! Only the scheduler calls this, on the worker thread, with times that it was given. A step is
 //! described by its rows and by how many tokens lie before them, as attention looks at all of those:
 //! its time is taken as `fixed + per_row * n_rows + per_depth * depth`, none of them negative, and
-//! fitted to the last steps that read prompts. Where attention computes rows in tiles, rows that fill
-//! none count twice for their depth. Steps that only decode are no part of it: their few
+//! fitted to the last steps that read prompts. Steps that only decode are no part of it: their few
 //! rows cost more apiece.
 
 use std::time::Duration;
@@ -24,13 +23,8 @@ const MAX_SURPRISE: f64 = 2.0;
 /// Rows of the first step, whose time nobody knows.
 const FIRST_ROWS: f64 = 32.0;
 
-/// How much larger than all before it a step may be, if not by a tile: what many rows take is not
-/// known from a few.
+/// How much larger than all before it a step may be: what many rows take is not known from a few.
 const MAX_GROWTH: f64 = 1.5;
-
-/// How much more it costs to look back from a row that is not computed in a tile. With the fused
-/// attention of CPUs 1.8 times as much for 9 heads on 2 threads, more where the heads fill the tiles.
-const LOOSE_ROW_COST: f64 = 2.0;
 
 /// Steps after which the prediction is good enough to call another time a surprise.
 const N_STEPS_TO_TRUST: u32 = 4;
@@ -52,8 +46,6 @@ impl StepSize {
 /// The times of the last steps that read prompts.
 #[derive(Debug)]
 pub(super) struct StepTime {
-    /// Rows of one sequence that attention computes together.
-    n_tile_rows: usize,
     /// Seconds for each feature.
     rates: [f64; 3],
     /// Weighted sums over the steps: feature by feature, and feature by seconds.
@@ -65,9 +57,8 @@ pub(super) struct StepTime {
 
 impl StepTime {
     /// Nothing is known yet.
-    pub(super) fn new(n_tile_rows: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            n_tile_rows,
             rates: [0.0; 3],
             products: [[0.0; 3]; 3],
             targets: [0.0; 3],
@@ -78,15 +69,10 @@ impl StepTime {
 
     /// A step of `size` with `n_rows` rows more, of one sequence, the first of them at position `pos`.
     pub(super) fn add(&self, size: StepSize, pos: usize, n_rows: usize) -> StepSize {
-        let cost = if n_rows < self.n_tile_rows {
-            LOOSE_ROW_COST
-        } else {
-            1.0
-        };
         let (pos, n_rows) = (pos as f64, n_rows as f64);
         StepSize {
             n_rows: size.n_rows + n_rows,
-            depth: size.depth + n_rows * (pos + n_rows / 2.0) * cost,
+            depth: size.depth + n_rows * (pos + n_rows / 2.0),
         }
     }
 
@@ -114,7 +100,7 @@ impl StepTime {
     }
 
     /// How many of `max_rows` rows from position `pos` can join a step of size `base` so that it
-    /// takes at most `limit`: all of them, or whole tiles, or a part of one.
+    /// takes at most `limit`.
     pub(super) fn n_rows_within(
         &self,
         limit: Duration,
@@ -124,21 +110,13 @@ impl StepTime {
     ) -> usize {
         let more_rows = match self.n_steps {
             0 => 0.0,
-            _ => (MAX_GROWTH * self.max_rows).max(self.max_rows + self.n_tile_rows as f64),
+            _ => MAX_GROWTH * self.max_rows,
         };
         let known_rows = FIRST_ROWS.max(more_rows);
-        let fits = |n_rows| {
+        largest(max_rows, |n_rows| {
             let size = self.add(base, pos, n_rows);
             size.n_rows <= known_rows && self.predict(size) <= limit
-        };
-        if fits(max_rows) {
-            return max_rows;
-        }
-        let n_tile_rows = self.n_tile_rows;
-        match largest(max_rows / n_tile_rows, |n| fits(n * n_tile_rows)) {
-            0 => largest(max_rows.min(n_tile_rows - 1), fits),
-            n_tiles => n_tiles * n_tile_rows,
-        }
+        })
     }
 
     /// How long a step of this size will take, if it reads prompts; zero while nothing is known.

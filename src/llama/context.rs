@@ -2,21 +2,21 @@
 //!
 //! Called by a runner that begins, on the thread that loads the Triton model. Knows nothing of plans.
 
+use std::mem;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::model::LlamaModel;
+use llama_cpp_sys_2 as sys;
 
+use super::attention::Attention;
 use super::runner::RunError;
 use super::{CacheType, backend};
 
 /// Making a context may write to the model, so it is done one at a time.
 static NEW_CONTEXT: Mutex<()> = Mutex::new(());
-
-/// Rows that the fused attention of CPUs computes together; fewer it computes one by one.
-pub const FUSED_TILE_ROWS: usize = 64;
 
 /// When to compute attention the fused way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -52,9 +52,9 @@ pub struct ContextParams {
     pub flash_attention: FlashAttention,
     /// Keep the KV cache where the layers are.
     pub offload_kqv: bool,
-    /// Compute the rows of sequences that decode apart from those of prompts, although the weights are
-    /// read twice then: worth it for the fused attention of CPUs.
-    pub decode_apart: bool,
+    /// Compute fused attention here instead of in llama.cpp, where the processor has what that needs: for
+    /// contexts on CPUs alone.
+    pub own_attention: bool,
 }
 
 impl Default for ContextParams {
@@ -72,7 +72,7 @@ impl Default for ContextParams {
             type_v: CacheType::F16,
             flash_attention: FlashAttention::Auto,
             offload_kqv: true,
-            decode_apart: false,
+            own_attention: true,
         }
     }
 }
@@ -100,11 +100,12 @@ pub(super) fn new_context(
     n_sequences: usize,
     n_threads: u32,
     n_threads_batch: u32,
+    attention: Option<&Attention>,
 ) -> Result<LlamaContext<'static>, ContextError> {
     let flash_attention = match params.flash_attention {
-        FlashAttention::Auto => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_AUTO,
-        FlashAttention::On => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
-        FlashAttention::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
     };
     // llama.cpp asserts that a batch has an output for each sequence that it may name.
     let n_batch = params.n_batch.max(n_sequences);
@@ -121,6 +122,13 @@ pub(super) fn new_context(
         .with_flash_attention_policy(flash_attention)
         .with_offload_kqv(params.offload_kqv)
         .with_no_perf(true);
+    // SAFETY: in the version pinned, `LlamaContextParams` holds llama.cpp's parameters and nothing else.
+    let mut raw: sys::llama_context_params = unsafe { mem::transmute(llama_params) };
+    if let Some(attention) = attention {
+        attention.attach(&mut raw);
+    }
+    // SAFETY: as above.
+    let llama_params: LlamaContextParams = unsafe { mem::transmute(raw) };
     let _one_at_a_time = NEW_CONTEXT.lock().unwrap_or_else(PoisonError::into_inner);
     let backend = backend::backend().expect("a model was loaded with it");
     backend::take_error();

@@ -17,15 +17,19 @@
 //! | `sampler` | logits to token, one per sequence |
 //! | `context` | how a context is made: [`ContextParams`] |
 //! | `at_once` | which rows llama.cpp is given at once |
+//! | `attention` | attention on CPUs, in place of llama.cpp's |
 //! | `slots` | what each slot holds, and the changes to it |
 //! | `runner` | the holder of the context: runs a [`crate::engine::Plan`] |
 //! | `draft_model` | a small model that guesses what a large one will say |
 //! | `threads` | how many threads to compute with |
+//! | `exp` | exponentials of many numbers at a time |
 
 mod at_once;
+mod attention;
 mod backend;
 mod context;
 mod draft_model;
+mod exp;
 mod gguf;
 mod load;
 mod model;
@@ -38,7 +42,7 @@ mod template;
 mod threads;
 
 pub use backend::{NoModule, has_gpu, init};
-pub use context::{ContextError, ContextParams, FUSED_TILE_ROWS, FlashAttention};
+pub use context::{ContextError, ContextParams, FlashAttention};
 pub use draft_model::{DraftModel, DraftModelError};
 pub use gguf::{GgufError, ModelFile, Problem, Tensor, VocabularyProblem};
 pub use load::LoadParams;

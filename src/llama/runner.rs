@@ -15,7 +15,8 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
 use super::at_once::AtOnce;
-use super::context::{ContextError, ContextParams, new_context};
+use super::attention::Attention;
+use super::context::{ContextError, ContextParams, FlashAttention, new_context};
 use super::sampler::{SampleError, Sampler, SamplingThreads};
 use super::slots::{Held, Memory, Slots};
 use super::{Model, threads};
@@ -86,6 +87,7 @@ struct SamplingJob<'a> {
 pub struct Runner {
     // Dropped first: fields drop in the order of their declaration.
     context: LlamaContext<'static>,
+    attention: Option<Box<Attention>>,
     model: Arc<Model>,
     batch: LlamaBatch<'static>,
     samplers: HashMap<SequenceId, Sampler>,
@@ -142,12 +144,25 @@ impl Runner {
             has_states: model.has_states(),
         };
         let n_sequences = memory.n_sequences(params.n_slots);
-        let context = new_context(borrowed, params, n_sequences, n_threads, n_threads_batch)?;
+        let is_fused = params.flash_attention != FlashAttention::Off;
+        let attention = match params.own_attention && is_fused {
+            true => Attention::new(n_threads.max(n_threads_batch)),
+            false => None,
+        };
+        let context = new_context(
+            borrowed,
+            params,
+            n_sequences,
+            n_threads,
+            n_threads_batch,
+            attention.as_deref(),
+        )?;
         // llama.cpp may round: what counts is what it made.
         let n_batch = params.n_batch.min(context.n_batch() as usize);
         let n_cells = context.n_ctx() as usize;
         let mut runner = Self {
             context,
+            attention,
             batch: LlamaBatch::new(n_batch, 1),
             samplers: HashMap::new(),
             slots: Slots::new(memory, params.n_slots),
@@ -185,6 +200,11 @@ impl Runner {
     /// Rows that a plan may have: at most what was asked for.
     pub fn n_batch(&self) -> usize {
         self.n_batch
+    }
+
+    /// Whether a row costs the more, the more cells of others there are.
+    pub fn looks_at_all_cells(&self) -> bool {
+        self.attention.is_none()
     }
 
     /// Threads that steps of single tokens are computed with.
@@ -225,8 +245,8 @@ impl Runner {
             .change_cache(plan)
             .and_then(|()| self.check(plan))
             .and_then(|()| match self.is_split {
-                false => self.run_rows(&plan.rows, plan.n_cells),
-                true => self.run_rows(&by_slot(&plan.rows), plan.n_cells),
+                false => self.run_rows(&plan.rows),
+                true => self.run_rows(&by_slot(&plan.rows)),
             });
         if ran.is_err() {
             for row in &plan.rows {
@@ -298,10 +318,10 @@ impl Runner {
         Ok(())
     }
 
-    fn run_rows(&mut self, mut rows: &[Row], n_cells: u32) -> Result<Vec<Sampled>, RunError> {
+    fn run_rows(&mut self, mut rows: &[Row]) -> Result<Vec<Sampled>, RunError> {
         let mut samples = Vec::new();
         while !rows.is_empty() {
-            let first = self.at_once.first(rows, n_cells);
+            let first = self.at_once.first(rows);
             self.decode(first)?;
             self.sample(first, &mut samples);
             rows = &rows[first.len()..];
@@ -321,8 +341,15 @@ impl Runner {
             added.expect("the batch has room for n_batch rows");
         }
         let begin = Instant::now();
-        let decoded = self.context.decode(&mut self.batch);
+        let mut decoded = self.context.decode(&mut self.batch);
         self.decode_time += begin.elapsed();
+        if self
+            .attention
+            .as_ref()
+            .is_some_and(|attention| attention.take_failure())
+        {
+            decoded = decoded.and(Err(DecodeError::Unknown(-3)));
+        }
         decoded.map_err(|error| {
             let (code, meaning) = match error {
                 DecodeError::NoKvCacheSlot => (1, "no room in the KV cache"),

@@ -29,8 +29,9 @@ const DRAFTED_ROWS: usize = 16;
 
 /// Of the memory that is free at load, one in so many bytes may hold what has left the KV cache.
 const HOST_PART: u64 = 4;
-/// Rows that others run until what an ended sequence held leaves the cache: see docs/performance.md. On
-/// GPUs a cell is looked at far faster than it is copied; how much is an estimate.
+/// Rows that others run until what an ended sequence held leaves the cache, where each row looks at all
+/// cells: see docs/performance.md. On GPUs a cell is looked at far faster than it is copied; how much is
+/// an estimate.
 const N_ROWS_TO_PARK: usize = 64;
 const N_ROWS_TO_PARK_ON_GPUS: usize = 4096;
 
@@ -106,16 +107,13 @@ impl EnginePlan<'_> {
             n_cells: runner.n_cells(),
             sharing,
             n_host,
-            n_rows_to_park: match self.is_cpu() {
-                true => N_ROWS_TO_PARK,
-                false => N_ROWS_TO_PARK_ON_GPUS,
+            n_rows_to_park: match (runner.looks_at_all_cells(), self.is_cpu()) {
+                (false, _) => usize::MAX,
+                (true, true) => N_ROWS_TO_PARK,
+                (true, false) => N_ROWS_TO_PARK_ON_GPUS,
             },
             n_ctx: n_ctx as usize,
             n_batch: runner.n_batch(),
-            n_tile_rows: match (self.is_cpu(), flash_attention) {
-                (true, FlashAttention::On) => llama::FUSED_TILE_ROWS,
-                _ => 1,
-            },
             max_draft,
             n_draft_rows: context.n_draft_rows,
             max_queue: parameters.max_queue_size as usize,
@@ -424,9 +422,7 @@ impl EnginePlan<'_> {
             type_v,
             flash_attention,
             offload_kqv: true,
-            decode_apart: self.is_cpu()
-                && parameters.kv_unified
-                && flash_attention == FlashAttention::On,
+            own_attention: self.is_cpu(),
         }
     }
 }

@@ -184,7 +184,6 @@ impl Bench {
             n_rows_to_park: 0,
             n_ctx: 1_000_000,
             n_batch: 64,
-            n_tile_rows: 1,
             max_draft: 0,
             n_draft_rows: 0,
             max_queue: 4,

@@ -75,7 +75,6 @@ pub fn generate_with(
         n_rows_to_park: 0,
         n_ctx: n_cells,
         n_batch: runner.n_batch(),
-        n_tile_rows: 1,
         max_draft,
         n_draft_rows: N_DRAFT_ROWS,
         max_queue: requests.len(),
@@ -219,7 +218,6 @@ fn plan(emptied: &[u16], rows: &[Row]) -> Plan {
     Plan {
         cache: emptied.collect(),
         rows: rows.to_vec(),
-        ..Plan::default()
     }
 }
 

@@ -223,7 +223,6 @@ impl Run {
             n_rows_to_park: 0,
             n_ctx: runner.n_cells(),
             n_batch: runner.n_batch(),
-            n_tile_rows: 1,
             max_draft: 0,
             n_draft_rows: 0,
             max_queue: 8,

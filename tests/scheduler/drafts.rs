@@ -24,7 +24,6 @@ impl Play {
             n_rows_to_park: 0,
             n_ctx: 64,
             n_batch: 32,
-            n_tile_rows: 1,
             max_draft: 4,
             n_draft_rows,
             max_queue: 2,

@@ -19,7 +19,6 @@ impl Parking {
             n_rows_to_park,
             n_ctx: 400,
             n_batch: 128,
-            n_tile_rows: 1,
             max_draft: 0,
             n_draft_rows: 0,
             max_queue: 8,

@@ -36,7 +36,6 @@ fn limits(n_slots: usize, n_cells: usize, n_ctx: usize, n_batch: usize) -> Limit
         n_rows_to_park: 0,
         n_ctx,
         n_batch,
-        n_tile_rows: 1,
         max_draft: 0,
         n_draft_rows: 0,
         max_queue: 8,

@@ -89,7 +89,6 @@ fn limits() -> impl Strategy<Value = Limits> {
             n_rows_to_park: host.1,
             n_ctx: 2 + n_ctx.index(n_cells - 1),
             n_batch,
-            n_tile_rows: 1,
             max_draft: if sharing == Sharing::Whole {
                 0
             } else {
@@ -442,7 +441,6 @@ fn a_crowded_cache_preempts_and_finishes_all() {
         n_rows_to_park: 0,
         n_ctx: 40,
         n_batch: 8,
-        n_tile_rows: 1,
         max_draft: 4,
         n_draft_rows: 8,
         max_queue: 100,
@@ -472,7 +470,6 @@ fn chats_come_back_from_host_memory() {
         n_rows_to_park: 4,
         n_ctx: 100,
         n_batch: 32,
-        n_tile_rows: 1,
         max_draft: 0,
         n_draft_rows: 0,
         max_queue: 100,
@@ -503,7 +500,6 @@ fn a_common_beginning_is_computed_once() {
         n_rows_to_park: 0,
         n_ctx: 100,
         n_batch: 32,
-        n_tile_rows: 1,
         max_draft: 4,
         n_draft_rows: 8,
         max_queue: 100,

@@ -26,7 +26,6 @@ impl Story {
             n_rows_to_park: 0,
             n_ctx: n_cells,
             n_batch,
-            n_tile_rows: 1,
             max_draft: 0,
             n_draft_rows: 0,
             max_queue: 8,
@@ -135,28 +134,6 @@ fn chats_that_take_turns_find_what_they_had() {
                 assert_eq!(story.cached_tokens(id), n_before as u32, "{turn} {chat}");
             }
         }
-    }
-}
-
-/// Most of a tile is dearer than a whole one.
-#[test]
-fn so_much_is_shared_that_a_whole_tile_is_left() {
-    for (n_own, expected) in [
-        (11, "0>1[26] 2@1:26-36*"),
-        (12, "0>1[22] 2@1:22-37*"),
-        (15, "0>1[25] 2@1:25-40*"),
-        (16, "0>1[26] 2@1:26-41*"),
-    ] {
-        let limits = Limits {
-            n_tile_rows: 16,
-            ..Story::limits(2, 256, 64, Sharing::Prefix)
-        };
-        let mut story = Story::within(limits);
-        story.submit(1, &prompt(1, 26, 4), 2);
-        story.step("1@0:0-29*");
-        story.step("1@0:30*");
-        story.submit(2, &prompt(2, 26, n_own), 1);
-        story.step(expected);
     }
 }
 

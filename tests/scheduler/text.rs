@@ -31,7 +31,6 @@ fn feed(pieces: &[Option<&[u8]>], stop: &[String], max_tokens: Option<u32>) -> S
         n_rows_to_park: 0,
         n_ctx: 4096,
         n_batch: 4,
-        n_tile_rows: 1,
         max_draft: 0,
         n_draft_rows: 0,
         max_queue: 0,

@@ -13,18 +13,11 @@ struct Machine {
     depth_us: f64,
     /// What comes on top of the first rows of a step: small batches are inefficient.
     small_batch_us: f64,
-    /// Rows of one sequence whose depth costs half as much as that of others; 1 makes no difference.
-    n_tile_rows: usize,
 }
 
 impl Machine {
     fn time(&self, plan: &Plan) -> Duration {
-        let runs = plan.rows.chunk_by(|a, b| a.sequence == b.sequence);
-        let depths = runs.map(|run| {
-            let depth: f64 = run.iter().map(|row| f64::from(row.pos) / 1000.0).sum();
-            let n_tiled = run.len() / self.n_tile_rows * self.n_tile_rows;
-            depth * (2 * run.len() - n_tiled) as f64 / run.len() as f64
-        });
+        let depths = plan.rows.iter().map(|row| f64::from(row.pos) / 1000.0);
         let depth: f64 = depths.sum();
         let n_rows = plan.rows.len() as f64;
         let us = self.fixed_us
@@ -40,28 +33,18 @@ const SMALL_CPU: Machine = Machine {
     row_us: 1_000.0,
     depth_us: 1_100.0,
     small_batch_us: 5_000.0,
-    n_tile_rows: 1,
-};
-const TILED_CPU: Machine = Machine {
-    fixed_us: 8_000.0,
-    row_us: 2_000.0,
-    depth_us: 1_700.0,
-    small_batch_us: 0.0,
-    n_tile_rows: 64,
 };
 const SLOW_CPU: Machine = Machine {
     fixed_us: 300_000.0,
     row_us: 20_000.0,
     depth_us: 300.0,
     small_batch_us: 0.0,
-    n_tile_rows: 1,
 };
 const GPU: Machine = Machine {
     fixed_us: 9_000.0,
     row_us: 30.0,
     depth_us: 5.0,
     small_batch_us: 10.0,
-    n_tile_rows: 1,
 };
 
 /// Reads one long prompt, beside `n_decoding` answers, and returns the steps' times and rows.
@@ -81,7 +64,6 @@ fn read_prompt(
         n_rows_to_park: 0,
         n_ctx: 50_000,
         n_batch: 2048,
-        n_tile_rows: machine.n_tile_rows,
         max_draft: 0,
         n_draft_rows: 0,
         max_queue: 0,
@@ -128,12 +110,7 @@ fn read_prompt(
 
 #[test]
 fn a_prompt_read_alone_fills_steps_of_at_most_a_second() {
-    for (machine, n_prompt) in [
-        (SMALL_CPU, 16_000),
-        (TILED_CPU, 12_000),
-        (SLOW_CPU, 1_000),
-        (GPU, 40_000),
-    ] {
+    for (machine, n_prompt) in [(SMALL_CPU, 16_000), (SLOW_CPU, 1_000), (GPU, 40_000)] {
         let steps = read_prompt(&machine, Duration::from_millis(50), 0, n_prompt);
         for &(took, n_rows) in &steps {
             assert!(took <= Duration::from_secs(1), "{n_rows} rows: {took:?}");
@@ -149,12 +126,7 @@ fn a_prompt_read_alone_fills_steps_of_at_most_a_second() {
 
 #[test]
 fn running_answers_wait_no_longer_than_the_target() {
-    for (machine, target_ms) in [
-        (SMALL_CPU, 300),
-        (SMALL_CPU, 1000),
-        (TILED_CPU, 1000),
-        (GPU, 40),
-    ] {
+    for (machine, target_ms) in [(SMALL_CPU, 300), (SMALL_CPU, 1000), (GPU, 40)] {
         let target = Duration::from_millis(target_ms);
         let steps = read_prompt(&machine, target, 8, 8_000);
         for &(took, n_rows) in &steps[2..] {
@@ -164,24 +136,6 @@ fn running_answers_wait_no_longer_than_the_target() {
         let used: Duration = full.iter().map(|(took, _)| *took).sum();
         assert!(used / full.len() as u32 > target.mul_f64(0.6), "{steps:?}");
     }
-}
-
-/// Half a tile takes as long as a whole one.
-#[test]
-fn prompts_are_read_in_whole_tiles_as_long_as_one_fits() {
-    let steps = read_prompt(&TILED_CPU, Duration::from_millis(1000), 8, 6_000);
-    let rows: Vec<usize> = steps.iter().map(|(_, n_rows)| *n_rows).collect();
-    // Without those in which it learns, and those of what is left at the end.
-    let read = &rows[3..rows.len() - 2];
-    assert!(read.iter().all(|n_rows| n_rows % 64 == 0), "{rows:?}");
-    assert!(
-        read.iter().max() > Some(&64) && read.iter().min() == Some(&64),
-        "{rows:?}"
-    );
-    // And in less where none fits.
-    let steps = read_prompt(&TILED_CPU, Duration::from_millis(300), 8, 6_000);
-    let last = &steps[steps.len() - 10..steps.len() - 1];
-    assert!(last.iter().all(|(_, n_rows)| (8..64).contains(n_rows)));
 }
 
 /// Where not even the answers keep to the target, a prompt still comes to its end.

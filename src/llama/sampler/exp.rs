@@ -1,56 +1,11 @@
-//! Exponentials of whole blocks of logits, in a form that the compiler turns into vector code.
+//! Exponentials of whole blocks of logits.
 //!
 //! Called by the filters and the draw, on any thread. Within [`MAX_ERROR`] of what the C library
 //! says, not equal to it: whoever needs the very value asks `f32::exp`, as llama.cpp does.
 
 use super::logits::{BLOCK, N_LANES, fold, higher};
-
-/// The most by which [`exp`] differs from the C library's `expf`, relative to it.
-pub(super) const MAX_ERROR: f64 = 1.0 / (1 << 22) as f64;
-
-/// e^-87 is the last power of e with a power of two of its own.
-const LOWEST: f32 = -87.0;
-
-/// Adding this rounds a number below 2^22 to a whole one, and leaves that in the lowest bits.
-const ROUND: f32 = 12_582_912.0;
-
-/// The logarithm of 2 in two parts; the first has so few bits that a multiple of it is exact.
-const LN_2_HIGH: f32 = 355.0 / 512.0;
-const LN_2_LOW: f32 = (std::f64::consts::LN_2 - LN_2_HIGH as f64) as f32;
-
-/// e^x for x up to 0; below -87 something below 10^-37.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    let x = if x > LOWEST { x } else { LOWEST };
-    let rounded = multiply_add(x, std::f32::consts::LOG2_E, ROUND);
-    let n = rounded - ROUND;
-    let r = multiply_add(n, -LN_2_LOW, multiply_add(n, -LN_2_HIGH, x));
-    // The exponential's series: what follows is below 2^-27 for r up to ln(2) / 2.
-    let mut series = 1.0 / 5040.0;
-    for coefficient in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
-        series = multiply_add(series, r, coefficient);
-    }
-    let power = (rounded.to_bits() << 23).wrapping_add(1.0_f32.to_bits());
-    series * f32::from_bits(power)
-}
-
-/// One instruction where the processor has it; elsewhere the exact form would be a call.
-#[inline(always)]
-fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(target_feature = "fma") {
-        a.mul_add(b, c)
-    } else {
-        a * b + c
-    }
-}
+pub(super) use crate::llama::exp::MAX_ERROR;
+use crate::llama::exp::{ROUND, exp};
 
 /// e^(logit / temperature - max) for a block, filled up with zeros.
 #[inline(always)]
@@ -113,21 +68,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn exponentials_are_within_their_error() {
-        let mut worst = 0.0_f64;
-        for i in 0..4_000_000 {
-            let x = -87.0 * i as f32 / 4_000_000.0;
-            let expected = f64::from(x.exp());
-            worst = worst.max(((f64::from(exp(x)) - expected) / expected).abs());
-        }
-        assert!(worst < MAX_ERROR, "{worst}");
-        for x in [-87.5, -1e4, f32::MIN, f32::NEG_INFINITY] {
-            assert!((0.0..1e-37).contains(&exp(x)), "{x}");
-        }
-        assert_eq!(exp(0.0), 1.0);
-    }
 
     proptest! {
         #[test]

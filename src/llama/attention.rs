@@ -1,0 +1,141 @@
+//! Attention on CPUs, in place of llama.cpp's own.
+//!
+//! llama.cpp calls [`replace`] for each node of a graph that it is about to compute, on the worker
+//! thread, and [`compute`] on all threads that compute it. Its own kernel looks at every cell of the
+//! cache for each row and head, also at those of other sequences, one number at a time; this one finds
+//! once a step which cells a row looks at, and computes for all heads that share keys, and for all rows
+//! that look at the same cells, together. A node that it does not know stays as it is.
+
+mod kernel;
+mod operands;
+mod visible;
+mod x86;
+
+use std::ffi::{c_int, c_void};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use llama_cpp_sys_2 as sys;
+
+use kernel::{Buffers, Instructions};
+use operands::Operands;
+use visible::Visible;
+
+/// Numbers that are computed with at once.
+const STRIP: usize = 16;
+
+/// What the attention of one context needs from step to step.
+///
+/// llama.cpp has its address: it must stay where it is, and outlive the context.
+pub(super) struct Attention {
+    instructions: Instructions,
+    /// Counts the nodes seen: what was found out of a mask holds until the next one is.
+    generation: AtomicU64,
+    has_failed: AtomicBool,
+    threads: Vec<Mutex<Scratch>>,
+}
+
+/// What one thread keeps.
+#[derive(Default)]
+struct Scratch {
+    generation: u64,
+    visible: Vec<Visible>,
+    buffers: Buffers,
+}
+
+impl Attention {
+    /// For graphs computed by at most `n_threads` threads; `None` where the processor lacks what it
+    /// needs.
+    pub(super) fn new(n_threads: u32) -> Option<Box<Self>> {
+        Some(Self::with(Instructions::best()?, n_threads))
+    }
+
+    fn with(instructions: Instructions, n_threads: u32) -> Box<Self> {
+        Box::new(Self {
+            instructions,
+            generation: AtomicU64::new(0),
+            has_failed: AtomicBool::new(false),
+            threads: (0..n_threads).map(|_| Mutex::default()).collect(),
+        })
+    }
+
+    /// Has the context that is made with these parameters compute its attention here.
+    pub(super) fn attach(&self, params: &mut sys::llama_context_params) {
+        params.cb_eval = Some(replace);
+        params.cb_eval_user_data = (&raw const *self).cast_mut().cast();
+    }
+
+    /// Whether something went wrong since the last call: what was computed is of no use then.
+    pub(super) fn take_failure(&self) -> bool {
+        self.has_failed.swap(false, Ordering::Relaxed)
+    }
+
+    fn compute(&self, operands: &Operands, thread_idx: usize, n_threads: usize) {
+        let generation = self.generation.load(Ordering::Relaxed);
+        let scratch = &self.threads[thread_idx];
+        let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let Scratch {
+            generation: last,
+            visible,
+            buffers,
+        } = &mut *scratch;
+        if *last != generation {
+            *last = generation;
+            visible.clear();
+        }
+        if !visible.iter().any(|visible| visible.is_for(operands)) {
+            visible.push(Visible::find(operands, thread_idx, n_threads));
+        }
+        let visible = visible.iter().find(|visible| visible.is_for(operands));
+        let visible = visible.expect("it was found if it was not known");
+        kernel::run(self.instructions, operands, visible, buffers);
+    }
+}
+
+/// llama.cpp's question whether somebody wants to see a node: never, but some are given another way to
+/// be computed, for which their parameters make room.
+///
+/// # Safety
+/// `node` is a node of a graph that nobody else looks at, and `attention` that of its context.
+unsafe extern "C" fn replace(
+    node: *mut sys::ggml_tensor,
+    _is_question: bool,
+    attention: *mut c_void,
+) -> bool {
+    // SAFETY: see above.
+    let (node, this) = unsafe { (&mut *node, &*attention.cast::<Attention>()) };
+    if node.op == sys::GGML_OP_FLASH_ATTN_EXT && Operands::of_flash(node).is_some() {
+        Operands::write_params(node, compute, attention);
+        node.op = sys::GGML_OP_CUSTOM;
+    }
+    if node.op == sys::GGML_OP_CUSTOM {
+        this.generation.fetch_add(1, Ordering::Relaxed);
+    }
+    false
+}
+
+/// One thread's part of a node.
+///
+/// # Safety
+/// `node` was changed by [`replace`] and its sources are computed; the threads together call this once
+/// for each number below `n_threads`. `attention` is that of the context.
+unsafe extern "C" fn compute(
+    node: *mut sys::ggml_tensor,
+    thread_idx: c_int,
+    n_threads: c_int,
+    attention: *mut c_void,
+) {
+    // SAFETY: see above; nobody writes to the node's description while it is computed.
+    let (node, this) = unsafe { (&*node, &*attention.cast::<Attention>()) };
+    let computed = panic::catch_unwind(AssertUnwindSafe(|| {
+        let operands = Operands::of_replaced(node).expect("it was known when it was replaced");
+        this.compute(&operands, thread_idx as usize, n_threads as usize);
+    }));
+    if computed.is_err() {
+        this.has_failed.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,695 @@
+//! The arithmetic of attention.
+//!
+//! Softmax is computed as it goes: for each query the highest score so far, the sum of what the
+//! exponentials of scores are beside it, and the sum of values by these weights. All of it in f32, and
+//! for each query in the order of the cells.
+
+use std::array;
+use std::ops::Range;
+
+use llama_cpp_sys_2 as sys;
+
+use super::STRIP;
+use super::operands::{Operands, Tensor};
+use super::visible::{Block, TILE, Visible};
+use super::x86::{self, Avx2, Avx512, Numbers, Strip};
+use crate::llama::exp::{Lanes, exp};
+
+/// Strips of a tile of cells.
+const STRIPS: usize = TILE / STRIP;
+
+/// So few queries are computed from the cells as they are: what it costs to put these in strips comes
+/// back only with more.
+const FEW: usize = 12;
+
+/// Room for one block's numbers.
+#[derive(Default)]
+pub(super) struct Buffers {
+    /// For each query its numbers, scaled.
+    queries: Vec<f32>,
+    /// The numbers of a tile's cells, where they had to be made f32 first.
+    floats: Vec<f32>,
+    /// For each strip of cells of a tile, and each number of a key, that strip.
+    keys: Vec<f32>,
+    /// For each strip of numbers of a value, and each cell of a tile, that strip.
+    values: Vec<f32>,
+    states: Vec<State>,
+    /// For each query the sums of its values.
+    sums: Vec<f32>,
+    /// The queries that look at a tile.
+    active: Vec<usize>,
+}
+
+/// Where a query is.
+#[derive(Clone, Copy)]
+struct State {
+    max: f32,
+    sum: f32,
+    /// What the sums are to be multiplied with before something is added to them.
+    keep: f32,
+    /// Of each cell of a tile the score, then its weight.
+    weights: [f32; TILE],
+}
+
+/// What a processor can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Instructions {
+    Avx2,
+    Avx512,
+}
+
+impl Instructions {
+    /// The best of this processor; `None` where it has too little.
+    pub(super) fn best() -> Option<Self> {
+        let has_avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        match is_x86_feature_detected!("avx512f") {
+            true if has_avx2 => Some(Self::Avx512),
+            false if has_avx2 => Some(Self::Avx2),
+            _ => None,
+        }
+    }
+}
+
+/// Computes one thread's part.
+pub(super) fn run(
+    instructions: Instructions,
+    operands: &Operands,
+    visible: &Visible,
+    buffers: &mut Buffers,
+) {
+    for block in &visible.blocks {
+        let part = Part {
+            operands,
+            visible,
+            block,
+        };
+        // SAFETY: the processor has them, see `Instructions::best`.
+        unsafe {
+            match instructions {
+                Instructions::Avx512 => part.attend_avx512(buffers),
+                Instructions::Avx2 => part.attend_avx2(buffers),
+            }
+        }
+    }
+}
+
+/// A block, and where its cells are.
+struct Part<'a> {
+    operands: &'a Operands,
+    visible: &'a Visible,
+    block: &'a Block,
+}
+
+/// Those heads of a block that share keys and values.
+struct Group {
+    /// Which keys and values, and of which stream.
+    place: [usize; 2],
+    heads: Range<usize>,
+    /// The first of its queries: one for each of these heads of the first row, then of the next.
+    first: usize,
+}
+
+impl Part<'_> {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn attend_avx2(&self, buffers: &mut Buffers) {
+        self.attend::<Avx2, 4, 1, 1>(buffers);
+    }
+
+    #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+    fn attend_avx512(&self, buffers: &mut Buffers) {
+        self.attend::<Avx512, 6, 4, 4>(buffers);
+    }
+
+    /// As many at a time as there are registers for: `N` queries and `M` strips, or `F` queries where
+    /// there are few.
+    #[inline(always)]
+    fn attend<S: Strip, const N: usize, const M: usize, const F: usize>(
+        &self,
+        buffers: &mut Buffers,
+    ) {
+        let Self {
+            operands,
+            visible,
+            block,
+        } = self;
+        let n_rows = block.rows.len();
+        buffers.begin(self);
+        let (cells, seen) = visible.of_block(block);
+        let mut tiles = cells.chunks(TILE).peekable();
+        for seen in seen.chunks(n_rows) {
+            let cells = tiles.next().unwrap_or_default();
+            let next = tiles.peek().copied().unwrap_or_default();
+            for group in self.groups() {
+                prefetch(&operands.k, group.place, next);
+                prefetch(&operands.v, group.place, next);
+                buffers.attend_tile::<S, N, M, F>(operands, &group, cells, seen);
+            }
+        }
+        for group in self.groups() {
+            for (row_idx, row) in block.rows.clone().enumerate() {
+                for (head_idx, head) in group.heads.clone().enumerate() {
+                    let query = group.first + row_idx * group.heads.len() + head_idx;
+                    let numbers = buffers.end(query, operands.sink(head));
+                    // SAFETY: each row and head is in one block of one thread.
+                    unsafe { operands.write([row, head, block.stream], numbers) };
+                }
+            }
+        }
+    }
+
+    fn groups(&self) -> impl Iterator<Item = Group> {
+        let Self {
+            operands, block, ..
+        } = self;
+        let heads = block.heads.clone();
+        let n_per_group = operands.n_heads_per_group();
+        let groups = heads.start / n_per_group..heads.end.div_ceil(n_per_group);
+        groups.map(move |group| {
+            let start = heads.start.max(group * n_per_group);
+            let end = heads.end.min((group + 1) * n_per_group);
+            Group {
+                place: [group, block.stream],
+                heads: start..end,
+                first: (start - heads.start) * block.rows.len(),
+            }
+        })
+    }
+}
+
+impl Buffers {
+    /// Takes the queries of a part.
+    fn begin(&mut self, part: &Part) {
+        let Part {
+            operands, block, ..
+        } = part;
+        let (n_numbers, n_values) = (operands.k.ne[0], operands.v.ne[0]);
+        self.queries.clear();
+        for group in part.groups() {
+            for row in block.rows.clone() {
+                for head in group.heads.clone() {
+                    let query = operands.query(row, head, block.stream);
+                    self.queries
+                        .extend(query.iter().map(|number| number * operands.scale));
+                }
+            }
+        }
+        let n_queries = block.rows.len() * block.heads.len();
+        self.states.clear();
+        self.states.resize(n_queries, State::NONE);
+        self.sums.clear();
+        self.sums.resize(n_queries * n_values, 0.0);
+        self.keys.resize(TILE * n_numbers, 0.0);
+        self.values.resize(TILE * n_values, 0.0);
+    }
+
+    #[inline(always)]
+    fn attend_tile<S: Strip, const N: usize, const M: usize, const F: usize>(
+        &mut self,
+        operands: &Operands,
+        group: &Group,
+        cells: &[u32],
+        seen: &[u64],
+    ) {
+        let n_heads = group.heads.len();
+        self.active.clear();
+        for (row, _) in seen.iter().enumerate().filter(|(_, seen)| **seen != 0) {
+            let first = group.first + row * n_heads;
+            self.active.extend(first..first + n_heads);
+        }
+        let n_cells = cells.len();
+        let (k, v) = (&operands.k, &operands.v);
+        read::<S, N, M, F>(
+            k,
+            group.place,
+            cells,
+            &mut self.floats,
+            Score {
+                active: &self.active,
+                queries: &self.queries,
+                n_numbers: k.ne[0],
+                n_cells,
+                strips: &mut self.keys,
+                states: &mut self.states,
+            },
+        );
+        for &query in &self.active {
+            let seen = seen[(query - group.first) / n_heads];
+            self.states[query].weigh::<S>(seen, operands.softcap);
+        }
+        read::<S, N, M, F>(
+            v,
+            group.place,
+            cells,
+            &mut self.floats,
+            Add {
+                active: &self.active,
+                states: &self.states,
+                n_values: v.ne[0],
+                n_cells,
+                strips: &mut self.values,
+                sums: &mut self.sums,
+            },
+        );
+    }
+
+    /// What came of a query.
+    fn end(&self, query: usize, sink: Option<f32>) -> impl Iterator<Item = f32> {
+        let factor = self.states[query].end(sink);
+        let n_values = self.sums.len() / self.states.len();
+        let sums = &self.sums[query * n_values..][..n_values];
+        sums.iter().map(move |sum| sum * factor)
+    }
+}
+
+impl State {
+    const NONE: Self = Self {
+        max: f32::NEG_INFINITY,
+        sum: 0.0,
+        keep: 1.0,
+        weights: [0.0; TILE],
+    };
+
+    /// Makes the scores of a tile weights.
+    #[inline(always)]
+    fn weigh<S: Strip>(&mut self, seen: u64, softcap: f32) {
+        if softcap != 0.0 {
+            for score in &mut self.weights {
+                *score = softcap * (*score / softcap).tanh();
+            }
+        }
+        let weights = self.weights.as_mut_ptr();
+        let bits = |at: usize| (seen >> (at * STRIP)) as u16;
+        // SAFETY: there are so many strips.
+        let scores: [S; STRIPS] = array::from_fn(|at| unsafe { S::load(weights.add(at * STRIP)) });
+        let scores: [S; STRIPS] =
+            array::from_fn(|at| scores[at].where_bits(bits(at), f32::NEG_INFINITY));
+        let highest = scores
+            .into_iter()
+            .reduce(S::max)
+            .map_or(self.max, S::highest);
+        let max = Lanes::max(highest, self.max);
+        self.keep = exp(self.max - max);
+        self.max = max;
+        let mut total = S::splat(0.0);
+        for (at, score) in scores.into_iter().enumerate() {
+            let weight = exp(score.add(S::splat(-max))).where_bits(bits(at), 0.0);
+            // SAFETY: as above.
+            unsafe { weight.store(weights.add(at * STRIP)) };
+            total = total.add(weight);
+        }
+        self.sum = self.sum * self.keep + total.total();
+    }
+
+    /// What the sums are to be multiplied with in the end.
+    fn end(&self, sink: Option<f32>) -> f32 {
+        let (sum, scale) = match sink {
+            Some(sink) if sink > self.max => {
+                let scale = (self.max - sink).exp();
+                (self.sum * scale + 1.0, scale)
+            }
+            Some(sink) => (self.sum + (sink - self.max).exp(), 1.0),
+            None => (self.sum, 1.0),
+        };
+        if sum == 0.0 { 0.0 } else { scale / sum }
+    }
+}
+
+/// Something to be done for each of many queries and columns, several at a time.
+trait ForQueries: Sized {
+    fn n_columns(&self) -> usize;
+
+    /// For `M` columns from `column` on.
+    fn step<S: Strip, const N: usize, const M: usize>(
+        &mut self,
+        queries: &[usize; N],
+        column: usize,
+    );
+
+    #[inline(always)]
+    fn run<S: Strip, const N: usize, const M: usize>(mut self, queries: &[usize]) {
+        let rest = self.some::<S, N, M>(queries);
+        let rest = self.some::<S, 3, M>(rest);
+        let rest = self.some::<S, 2, M>(rest);
+        self.some::<S, 1, 4>(rest);
+    }
+
+    #[inline(always)]
+    fn some<'a, S: Strip, const N: usize, const M: usize>(
+        &mut self,
+        mut queries: &'a [usize],
+    ) -> &'a [usize] {
+        while let Some((some, rest)) = queries.split_first_chunk::<N>() {
+            let mut column = 0;
+            while column + M <= self.n_columns() {
+                self.step::<S, N, M>(some, column);
+                column += M;
+            }
+            while column < self.n_columns() {
+                self.step::<S, N, 1>(some, column);
+                column += 1;
+            }
+            queries = rest;
+        }
+        queries
+    }
+}
+
+/// What is done with the numbers of a tile's cells.
+trait Take {
+    /// # Safety
+    /// Each cell has as many numbers as are taken.
+    unsafe fn take<C: Numbers, S: Strip, const N: usize, const M: usize, const F: usize>(
+        self,
+        cells: &[C; TILE],
+    );
+}
+
+/// Computes the scores of a tile's cells.
+struct Score<'a> {
+    active: &'a [usize],
+    queries: &'a [f32],
+    n_numbers: usize,
+    n_cells: usize,
+    strips: &'a mut [f32],
+    states: &'a mut [State],
+}
+
+impl Take for Score<'_> {
+    #[inline(always)]
+    unsafe fn take<C: Numbers, S: Strip, const N: usize, const M: usize, const F: usize>(
+        self,
+        cells: &[C; TILE],
+    ) {
+        let n_numbers = self.n_numbers;
+        if self.active.len() <= FEW {
+            ScoreCells {
+                cells,
+                n_columns: self.n_cells.div_ceil(4),
+                queries: self.queries,
+                n_numbers,
+                states: self.states,
+            }
+            .run::<S, F, 1>(self.active);
+            return;
+        }
+        assert!(self.strips.len() >= TILE * n_numbers);
+        let eights = self.n_cells.div_ceil(STRIP) * 2;
+        for (eight_idx, cells) in cells.as_chunks::<8>().0[..eights].iter().enumerate() {
+            let (strip, half) = (eight_idx / 2, eight_idx % 2);
+            for at in (0..n_numbers).step_by(8) {
+                let to = (strip * n_numbers + at) * STRIP + half * 8;
+                // SAFETY: there is room for all numbers, as asserted.
+                unsafe { x86::turn(*cells, at, self.strips.as_mut_ptr().add(to)) };
+            }
+        }
+        ScoreStrips {
+            strips: self.strips,
+            n_columns: self.n_cells.div_ceil(STRIP),
+            queries: self.queries,
+            n_numbers,
+            states: self.states,
+        }
+        .run::<S, N, M>(self.active);
+    }
+}
+
+/// From the cells themselves, four in a column.
+struct ScoreCells<'a, C> {
+    cells: &'a [C; TILE],
+    n_columns: usize,
+    queries: &'a [f32],
+    n_numbers: usize,
+    states: &'a mut [State],
+}
+
+impl<C: Numbers> ForQueries for ScoreCells<'_, C> {
+    fn n_columns(&self) -> usize {
+        self.n_columns
+    }
+
+    #[inline(always)]
+    fn step<S: Strip, const N: usize, const M: usize>(
+        &mut self,
+        queries: &[usize; N],
+        column: usize,
+    ) {
+        let n_numbers = self.n_numbers;
+        let numbers = queries.map(|query| &self.queries[query * n_numbers..][..n_numbers]);
+        for column in column..column + M {
+            let cells = &self.cells.as_chunks::<4>().0[column];
+            let mut products = [[S::splat(0.0); 4]; N];
+            for at in (0..n_numbers).step_by(STRIP) {
+                // SAFETY: each query has so many numbers, and each cell, as `Take` says.
+                unsafe {
+                    let numbers = numbers.map(|numbers| S::load(numbers.as_ptr().add(at)));
+                    for (cell_idx, cell) in cells.iter().enumerate() {
+                        let cell: S = cell.strip(at);
+                        for row in 0..N {
+                            products[row][cell_idx] =
+                                cell.multiply_add(numbers[row], products[row][cell_idx]);
+                        }
+                    }
+                }
+            }
+            for (&query, products) in queries.iter().zip(products) {
+                let scores = &mut self.states[query].weights[column * 4..][..4];
+                scores.copy_from_slice(&S::totals(products));
+            }
+        }
+    }
+}
+
+/// From strips of cells.
+struct ScoreStrips<'a> {
+    strips: &'a [f32],
+    n_columns: usize,
+    queries: &'a [f32],
+    n_numbers: usize,
+    states: &'a mut [State],
+}
+
+impl ForQueries for ScoreStrips<'_> {
+    fn n_columns(&self) -> usize {
+        self.n_columns
+    }
+
+    #[inline(always)]
+    fn step<S: Strip, const N: usize, const M: usize>(
+        &mut self,
+        queries: &[usize; N],
+        column: usize,
+    ) {
+        let n_numbers = self.n_numbers;
+        let numbers = queries.map(|query| &self.queries[query * n_numbers..][..n_numbers]);
+        let strips = &self.strips[column * n_numbers * STRIP..][..M * n_numbers * STRIP];
+        // SAFETY: there are so many.
+        let strip =
+            |column, at| unsafe { S::load(strips.as_ptr().add((column * n_numbers + at) * STRIP)) };
+        let scores = multiply(numbers, strip, [[S::splat(0.0); M]; N]);
+        for (&query, scores) in queries.iter().zip(scores) {
+            store(scores, &mut self.states[query].weights[column * STRIP..]);
+        }
+    }
+}
+
+/// Adds the values of a tile's cells to the sums, by their weights.
+struct Add<'a> {
+    active: &'a [usize],
+    states: &'a [State],
+    n_values: usize,
+    n_cells: usize,
+    strips: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+impl Take for Add<'_> {
+    #[inline(always)]
+    unsafe fn take<C: Numbers, S: Strip, const N: usize, const M: usize, const F: usize>(
+        self,
+        cells: &[C; TILE],
+    ) {
+        let Self {
+            active,
+            states,
+            n_values,
+            n_cells,
+            strips,
+            sums,
+        } = self;
+        if active.len() <= FEW {
+            let from = AddFrom {
+                values: cells,
+                n_cells,
+                n_values,
+                states,
+                sums,
+            };
+            return from.run::<S, F, 4>(active);
+        }
+        assert!(strips.len() >= TILE * n_values);
+        for (cell_idx, cell) in cells[..n_cells].iter().enumerate() {
+            for column in 0..n_values / STRIP {
+                let to = (column * TILE + cell_idx) * STRIP;
+                // SAFETY: there is room for all numbers, as asserted, and each cell has so many.
+                unsafe {
+                    cell.strip::<S>(column * STRIP)
+                        .store(strips.as_mut_ptr().add(to))
+                };
+            }
+        }
+        AddFrom {
+            values: &*strips,
+            n_cells,
+            n_values,
+            states,
+            sums,
+        }
+        .run::<S, N, M>(active);
+    }
+}
+
+/// The values of a tile's cells.
+trait Values {
+    /// 16 of a cell's numbers.
+    ///
+    /// # Safety
+    /// There is such a column.
+    unsafe fn strip<S: Strip>(&self, column: usize, cell_idx: usize) -> S;
+}
+
+/// Where they are in the cache.
+impl<C: Numbers> Values for [C; TILE] {
+    #[inline(always)]
+    unsafe fn strip<S: Strip>(&self, column: usize, cell_idx: usize) -> S {
+        // SAFETY: the caller has made sure of it.
+        unsafe { self[cell_idx].strip(column * STRIP) }
+    }
+}
+
+/// In strips.
+impl Values for [f32] {
+    #[inline(always)]
+    unsafe fn strip<S: Strip>(&self, column: usize, cell_idx: usize) -> S {
+        // SAFETY: the caller has made sure of it.
+        unsafe { S::load(self.as_ptr().add((column * TILE + cell_idx) * STRIP)) }
+    }
+}
+
+/// What is added, a strip of numbers in a column.
+struct AddFrom<'a, V: ?Sized> {
+    values: &'a V,
+    n_cells: usize,
+    n_values: usize,
+    states: &'a [State],
+    sums: &'a mut [f32],
+}
+
+impl<V: Values + ?Sized> ForQueries for AddFrom<'_, V> {
+    fn n_columns(&self) -> usize {
+        self.n_values / STRIP
+    }
+
+    #[inline(always)]
+    fn step<S: Strip, const N: usize, const M: usize>(
+        &mut self,
+        queries: &[usize; N],
+        column: usize,
+    ) {
+        let place = |query: usize| query * self.n_values + column * STRIP;
+        let states = queries.map(|query| &self.states[query]);
+        let weights = states.map(|state| &state.weights[..self.n_cells]);
+        let sums: [[S; M]; N] = array::from_fn(|row| {
+            let sums = &self.sums[place(queries[row])..][..M * STRIP];
+            let keep = S::splat(states[row].keep);
+            // SAFETY: there are so many strips.
+            array::from_fn(|at| unsafe { S::load(sums.as_ptr().add(at * STRIP)) }.multiply(keep))
+        });
+        // SAFETY: there are so many cells and columns.
+        let strip = |at, cell_idx| unsafe { self.values.strip(column + at, cell_idx) };
+        let sums = multiply(weights, strip, sums);
+        for (&query, sum) in queries.iter().zip(sums) {
+            store(sum, &mut self.sums[place(query)..]);
+        }
+    }
+}
+
+/// Adds to the sums of each row the strips of each column, each times that row's factor for it.
+#[inline(always)]
+fn multiply<S: Strip, const N: usize, const M: usize>(
+    factors: [&[f32]; N],
+    strip: impl Fn(usize, usize) -> S,
+    mut sums: [[S; M]; N],
+) -> [[S; M]; N] {
+    let n_factors = factors[0].len();
+    assert!(factors.iter().all(|row| row.len() == n_factors));
+    for at in 0..n_factors {
+        let strips: [S; M] = array::from_fn(|column| strip(column, at));
+        for row in 0..N {
+            // SAFETY: there are so many, as asserted.
+            let factor = S::splat(unsafe { *factors[row].get_unchecked(at) });
+            for column in 0..M {
+                sums[row][column] = strips[column].multiply_add(factor, sums[row][column]);
+            }
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+fn store<S: Strip, const M: usize>(strips: [S; M], numbers: &mut [f32]) {
+    assert!(numbers.len() >= M * STRIP);
+    for (at, strip) in strips.into_iter().enumerate() {
+        // SAFETY: there is room for so many, as asserted.
+        unsafe { strip.store(numbers.as_mut_ptr().add(at * STRIP)) };
+    }
+}
+
+/// Has what a group has in each of some cells come nearer.
+#[inline(always)]
+fn prefetch(tensor: &Tensor, [group, stream]: [usize; 2], cells: &[u32]) {
+    for &cell in cells {
+        x86::prefetch(
+            tensor.at([cell as usize, group, stream]),
+            tensor.row_bytes(),
+        );
+    }
+}
+
+/// Reads what a group has in each of some cells.
+#[inline(always)]
+fn read<S: Strip, const N: usize, const M: usize, const F: usize>(
+    tensor: &Tensor,
+    [group, stream]: [usize; 2],
+    cells: &[u32],
+    floats: &mut Vec<f32>,
+    take: impl Take,
+) {
+    let n_numbers = tensor.ne[0];
+    // What is missing of a tile is the last cell again; nobody looks at it.
+    let cells: [u32; TILE] = array::from_fn(|at| cells[at.min(cells.len() - 1)]);
+    let at = |cell: u32| tensor.at([cell as usize, group, stream]);
+    // SAFETY: there are so many numbers of this type.
+    unsafe {
+        match tensor.kind {
+            sys::GGML_TYPE_F16 => {
+                take.take::<_, S, N, M, F>(&cells.map(|cell| at(cell).cast::<u16>()));
+            }
+            sys::GGML_TYPE_F32 => {
+                take.take::<_, S, N, M, F>(&cells.map(|cell| at(cell).cast::<f32>()));
+            }
+            kind => {
+                let to_float = (*sys::ggml_get_type_traits(kind)).to_float;
+                let to_float = to_float.expect("only such types are computed here");
+                floats.resize(TILE * n_numbers, 0.0);
+                for (cell, floats) in cells.iter().zip(floats.chunks_exact_mut(n_numbers)) {
+                    to_float(at(*cell).cast(), floats.as_mut_ptr(), n_numbers as i64);
+                }
+                let floats = floats.as_ptr();
+                let cells: [*const f32; TILE] = array::from_fn(|at| floats.add(at * n_numbers));
+                take.take::<_, S, N, M, F>(&cells);
+            }
+        }
+    }
+}

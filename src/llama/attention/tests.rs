@@ -1,0 +1,426 @@
+use std::ptr;
+
+use llama_cpp_sys_2 as sys;
+use proptest::prelude::*;
+
+use super::*;
+
+/// The shape of a node.
+#[derive(Clone, Debug)]
+struct Shape {
+    n_numbers: usize,
+    n_values: usize,
+    n_groups: usize,
+    n_heads_per_group: usize,
+    n_cells: usize,
+    n_streams: usize,
+    /// For each row the sequence that it is of: it looks at that one's cells, and at those of sequence 0.
+    rows: Vec<usize>,
+    kind: sys::ggml_type,
+    softcap: f32,
+    has_sinks: bool,
+    seed: u64,
+}
+
+impl Shape {
+    fn n_heads(&self) -> usize {
+        self.n_groups * self.n_heads_per_group
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (self.0 >> 33) as usize % n
+    }
+
+    /// Numbers from -1 to 1.
+    fn numbers(&mut self, n: usize) -> Vec<f32> {
+        (0..n)
+            .map(|_| self.below(129) as f32 / 64.0 - 1.0)
+            .collect()
+    }
+}
+
+/// A tensor and its bytes.
+struct Source {
+    tensor: Box<sys::ggml_tensor>,
+    bytes: Vec<u8>,
+}
+
+impl Source {
+    /// A tensor whose dimensions lie in this order, the first of them without gaps.
+    fn new(kind: sys::ggml_type, ne: [usize; 4], order: [usize; 3], mut bytes: Vec<u8>) -> Self {
+        let mut tensor = described(kind, ne);
+        let mut n_bytes = row_bytes(kind, ne[0]);
+        for dimension in order {
+            tensor.nb[dimension] = n_bytes;
+            n_bytes *= ne[dimension];
+        }
+        assert_eq!(n_bytes, bytes.len());
+        tensor.data = bytes.as_mut_ptr().cast();
+        Self {
+            tensor: Box::new(tensor),
+            bytes,
+        }
+    }
+
+    /// With the numbers that llama.cpp reads from it, row by row.
+    fn of_numbers(
+        kind: sys::ggml_type,
+        ne: [usize; 4],
+        order: [usize; 3],
+        numbers: &[f32],
+    ) -> (Self, Vec<Vec<f32>>) {
+        let mut bytes = Vec::new();
+        let mut read = Vec::new();
+        for row in numbers.chunks(ne[0]) {
+            let coded = coded(kind, row);
+            read.push(decoded(kind, &coded, ne[0]));
+            bytes.extend(coded);
+        }
+        (Self::new(kind, ne, order, bytes), read)
+    }
+}
+
+fn described(kind: sys::ggml_type, ne: [usize; 4]) -> sys::ggml_tensor {
+    // SAFETY: zeros are a valid tensor.
+    let mut tensor: sys::ggml_tensor = unsafe { std::mem::zeroed() };
+    tensor.type_ = kind;
+    tensor.ne = ne.map(|n| n as i64);
+    // SAFETY: a valid type is looked up.
+    tensor.nb[0] = unsafe { sys::ggml_type_size(kind) };
+    tensor
+}
+
+fn row_bytes(kind: sys::ggml_type, n_numbers: usize) -> usize {
+    // SAFETY: a valid type is looked up.
+    unsafe { sys::ggml_row_size(kind, n_numbers as i64) }
+}
+
+fn coded(kind: sys::ggml_type, numbers: &[f32]) -> Vec<u8> {
+    if kind == sys::GGML_TYPE_F32 {
+        return numbers
+            .iter()
+            .flat_map(|number| number.to_ne_bytes())
+            .collect();
+    }
+    let mut bytes = vec![0; row_bytes(kind, numbers.len())];
+    // SAFETY: there is room for so many numbers of this type.
+    unsafe {
+        let from_float = (*sys::ggml_get_type_traits(kind)).from_float_ref;
+        let from_float = from_float.expect("every type of a cache has it");
+        from_float(
+            numbers.as_ptr(),
+            bytes.as_mut_ptr().cast(),
+            numbers.len() as i64,
+        );
+    }
+    bytes
+}
+
+fn decoded(kind: sys::ggml_type, bytes: &[u8], n_numbers: usize) -> Vec<f32> {
+    if kind == sys::GGML_TYPE_F32 {
+        let numbers = bytes.as_chunks().0.iter();
+        return numbers.map(|bytes| f32::from_ne_bytes(*bytes)).collect();
+    }
+    let mut numbers = vec![0.0; n_numbers];
+    // SAFETY: there are so many numbers of this type.
+    unsafe {
+        let to_float = (*sys::ggml_get_type_traits(kind)).to_float;
+        let to_float = to_float.expect("every type of a cache has it");
+        to_float(
+            bytes.as_ptr().cast(),
+            numbers.as_mut_ptr(),
+            n_numbers as i64,
+        );
+    }
+    numbers
+}
+
+/// A node, all that it points to, and what is to come of it.
+struct Node {
+    node: sys::ggml_tensor,
+    sources: Vec<Source>,
+    out: Vec<f32>,
+    expected: Vec<f32>,
+}
+
+impl Node {
+    fn new(shape: &Shape) -> Self {
+        let mut random = Random(shape.seed);
+        let (n_rows, n_heads, n_streams) = (shape.rows.len(), shape.n_heads(), shape.n_streams);
+        let (n_cells, n_groups) = (shape.n_cells, shape.n_groups);
+        // As llama.cpp's permuted views have it: head by head, then token by token.
+        let permuted = [2, 1, 3];
+        let numbers = random.numbers(shape.n_numbers * n_rows * n_heads * n_streams);
+        let ne = [shape.n_numbers, n_rows, n_heads, n_streams];
+        let (q, queries) = Source::of_numbers(sys::GGML_TYPE_F32, ne, permuted, &numbers);
+        let [(k, keys), (v, values)] = [shape.n_numbers, shape.n_values].map(|n| {
+            let numbers = random.numbers(n * n_cells * n_groups * n_streams);
+            Source::of_numbers(
+                shape.kind,
+                [n, n_cells, n_groups, n_streams],
+                permuted,
+                &numbers,
+            )
+        });
+        let n_sequences = shape.rows.iter().max().map_or(0, |max| max + 1);
+        let mut seen: Vec<Vec<bool>> = Vec::new();
+        for _ in 0..n_streams {
+            let owners: Vec<usize> = (0..n_cells)
+                .map(|_| random.below(n_sequences + 1))
+                .collect();
+            let rows = shape.rows.iter();
+            seen.extend(rows.map(|row| {
+                owners
+                    .iter()
+                    .map(|owner| [0, *row].contains(owner))
+                    .collect()
+            }));
+        }
+        let infinity = |seen: &bool| if *seen { 0_u16 } else { 0xFC00 };
+        let mask = seen
+            .iter()
+            .flatten()
+            .flat_map(|seen| infinity(seen).to_ne_bytes());
+        let ne = [n_cells, n_rows, 1, n_streams];
+        let mask = Source::new(sys::GGML_TYPE_F16, ne, [1, 2, 3], mask.collect());
+        let sinks = random.numbers(n_heads);
+        let ne = [n_heads, 1, 1, 1];
+        let (sink, _) = Source::of_numbers(sys::GGML_TYPE_F32, ne, [1, 2, 3], &sinks);
+
+        let scale = 4.0 / (shape.n_numbers as f32).sqrt();
+        let mut expected = Vec::new();
+        for (row, seen) in seen.iter().enumerate() {
+            for head in 0..n_heads {
+                let cells = (0..n_cells).filter(|&cell| seen[cell]);
+                let cells = cells.map(|cell| {
+                    let cell = row / n_rows * n_cells + cell;
+                    cell * n_groups + head / shape.n_heads_per_group
+                });
+                expected.extend(attended(
+                    &queries[row * n_heads + head],
+                    cells.map(|cell| (&keys[cell], &values[cell])),
+                    (scale, shape.softcap),
+                    shape.has_sinks.then(|| sinks[head]),
+                    shape.n_values,
+                ));
+            }
+        }
+        let mut out = vec![f32::NAN; expected.len()];
+        let mut node = described(
+            sys::GGML_TYPE_F32,
+            [shape.n_values, n_heads, n_rows, n_streams],
+        );
+        node.nb[1] = row_bytes(sys::GGML_TYPE_F32, shape.n_values);
+        node.nb[2] = node.nb[1] * n_heads;
+        node.nb[3] = node.nb[2] * n_rows;
+        node.data = out.as_mut_ptr().cast();
+        node.op = sys::GGML_OP_FLASH_ATTN_EXT;
+        for (at, param) in [scale, 0.0, shape.softcap].into_iter().enumerate() {
+            node.op_params[at] = param.to_bits().cast_signed();
+        }
+        let mut sources = vec![q, k, v, mask, sink];
+        sources.truncate(if shape.has_sinks { 5 } else { 4 });
+        for (at, source) in sources.iter_mut().enumerate() {
+            node.src[at] = ptr::from_mut(&mut source.tensor);
+        }
+        Self {
+            node,
+            sources,
+            out,
+            expected,
+        }
+    }
+
+    /// As llama.cpp asks; whether the node was given another way to be computed.
+    fn ask(&mut self, attention: &Attention) -> bool {
+        let user_data = ptr::from_ref(attention).cast_mut().cast();
+        // SAFETY: nobody else has the node, and the attention outlives it.
+        let is_wanted = unsafe { replace(&raw mut self.node, true, user_data) };
+        assert!(!is_wanted);
+        self.node.op == sys::GGML_OP_CUSTOM
+    }
+
+    /// As llama.cpp computes it, but one thread after the other.
+    fn compute(&mut self, attention: &Attention, n_threads: c_int) {
+        let user_data = ptr::from_ref(attention).cast_mut().cast();
+        for thread_idx in 0..n_threads {
+            // SAFETY: the node was replaced and its sources are there.
+            unsafe { compute(&raw mut self.node, thread_idx, n_threads, user_data) };
+        }
+        assert!(!attention.take_failure());
+    }
+
+    fn worst_error(&self) -> f32 {
+        assert!(self.sources.iter().all(|source| !source.bytes.is_empty()));
+        let pairs = self.out.iter().zip(&self.expected);
+        let errors = pairs.map(|(found, expected)| (found - expected).abs());
+        // Without losing what is no number.
+        errors.fold(
+            0.0,
+            |worst, error| if error <= worst { worst } else { error },
+        )
+    }
+}
+
+/// The definition, in 64 bits.
+fn attended<'a>(
+    query: &[f32],
+    cells: impl Iterator<Item = (&'a Vec<f32>, &'a Vec<f32>)>,
+    (scale, softcap): (f32, f32),
+    sink: Option<f32>,
+    n_values: usize,
+) -> Vec<f32> {
+    let mut total = sink.map_or(0.0, |sink| f64::from(sink).exp());
+    let mut sums = vec![0.0; n_values];
+    for (key, values) in cells {
+        let products = query
+            .iter()
+            .zip(key)
+            .map(|(a, b)| f64::from(*a) * f64::from(*b));
+        let mut score = products.sum::<f64>() * f64::from(scale);
+        if softcap > 0.0 {
+            score = f64::from(softcap) * (score / f64::from(softcap)).tanh();
+        }
+        let weight = score.exp();
+        total += weight;
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += weight * f64::from(*value);
+        }
+    }
+    let factor = if total > 0.0 { 1.0 / total } else { 0.0 };
+    sums.iter().map(|sum| (sum * factor) as f32).collect()
+}
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    let numbers = prop_oneof![
+        Just((64, 64)),
+        Just((128, 128)),
+        Just((192, 128)),
+        Just((32, 64)),
+        Just((96, 80)),
+    ];
+    let kinds = prop_oneof![
+        Just(sys::GGML_TYPE_F16),
+        Just(sys::GGML_TYPE_F32),
+        Just(sys::GGML_TYPE_BF16),
+        Just(sys::GGML_TYPE_Q8_0),
+        Just(sys::GGML_TYPE_Q4_0),
+    ];
+    // Q8_0 and Q4_0 hold their numbers in blocks of 32.
+    let numbers = (numbers, kinds).prop_filter("whole blocks", |((n, n_values), kind)| {
+        [*n, *n_values].iter().all(|n| n % 32 == 0)
+            || [sys::GGML_TYPE_F16, sys::GGML_TYPE_F32, sys::GGML_TYPE_BF16].contains(kind)
+    });
+    let rows = (1..5_usize).prop_flat_map(|n| prop::collection::vec(1..=n, 1..40));
+    let softcap = prop_oneof![Just(0.0_f32), Just(5.0)];
+    let size = (1..4_usize, 1..20_usize, 1..400_usize, 1..3_usize);
+    (numbers, rows, softcap, size, any::<bool>(), any::<u64>()).prop_map(
+        |(((n_numbers, n_values), kind), mut rows, softcap, size, has_sinks, seed)| {
+            rows.sort_unstable();
+            Shape {
+                n_numbers,
+                n_values,
+                n_groups: size.0,
+                n_heads_per_group: size.1,
+                n_cells: size.2,
+                n_streams: size.3,
+                rows,
+                kind,
+                softcap,
+                has_sinks,
+                seed,
+            }
+        },
+    )
+}
+
+/// The instructions that this processor has.
+fn instructions() -> Vec<Instructions> {
+    match Instructions::best() {
+        Some(Instructions::Avx512) => vec![Instructions::Avx2, Instructions::Avx512],
+        Some(instructions) => vec![instructions],
+        None => Vec::new(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn it_is_what_the_definition_says(shape in shapes(), n_threads in 1..5) {
+        for instructions in instructions() {
+            let attention = Attention::with(instructions, n_threads as u32);
+            let mut node = Node::new(&shape);
+            prop_assert!(node.ask(&attention));
+            node.compute(&attention, n_threads);
+            prop_assert!(node.worst_error() < 2e-5, "{instructions:?}: {}", node.worst_error());
+        }
+    }
+}
+
+fn small() -> Shape {
+    Shape {
+        n_numbers: 64,
+        n_values: 64,
+        n_groups: 1,
+        n_heads_per_group: 2,
+        n_cells: 100,
+        n_streams: 1,
+        rows: vec![1, 1, 2],
+        kind: sys::GGML_TYPE_F16,
+        softcap: 0.0,
+        has_sinks: false,
+        seed: 1,
+    }
+}
+
+/// llama.cpp uses a graph again with other masks at the same place.
+#[test]
+fn what_was_found_of_a_mask_is_forgotten_at_the_next_step() {
+    for instructions in instructions() {
+        let attention = Attention::with(instructions, 1);
+        let mut node = Node::new(&small());
+        assert!(node.ask(&attention));
+        node.compute(&attention, 1);
+        let other = Node::new(&Shape { seed: 2, ..small() });
+        for (source, other) in node.sources.iter_mut().zip(&other.sources) {
+            source.bytes.copy_from_slice(&other.bytes);
+        }
+        node.expected = other.expected;
+        assert!(node.ask(&attention));
+        node.compute(&attention, 1);
+        assert!(node.worst_error() < 2e-5, "{}", node.worst_error());
+    }
+}
+
+#[test]
+fn a_node_of_another_kind_stays_as_it_is() {
+    let Some(attention) = Attention::new(1) else {
+        return;
+    };
+    let changes: [fn(&mut Node); 4] = [
+        // Scores that fall with the distance.
+        |node| node.node.op_params[1] = 8.0_f32.to_bits().cast_signed(),
+        |node| node.node.src[3] = ptr::null_mut(),
+        |node| node.sources[3].tensor.type_ = sys::GGML_TYPE_F32,
+        // Values that lie number by number.
+        |node| node.sources[2].tensor.nb[0] = 200,
+    ];
+    for (case, change) in changes.into_iter().enumerate() {
+        let mut node = Node::new(&small());
+        change(&mut node);
+        assert!(!node.ask(&attention), "{case}");
+    }
+    let mut node = Node::new(&Shape {
+        n_numbers: 40,
+        ..small()
+    });
+    assert!(!node.ask(&attention));
+}
