@@ -8,6 +8,8 @@
 
 mod kernel;
 mod operands;
+mod products;
+mod read;
 mod visible;
 mod x86;
 

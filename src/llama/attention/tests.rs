@@ -1,3 +1,5 @@
+//! Attention against its definition, and the nodes that are left alone.
+
 use std::ptr;
 
 use llama_cpp_sys_2 as sys;
