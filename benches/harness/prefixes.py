@@ -104,7 +104,7 @@ def row_5(settings):
 
 
 SUFFIX_NOTE = (
-    "The reference is bare llama.cpp: the history is computed in one sequence, then the clock runs over the new "
+    "The reference is the model alone, with our attention: the history is computed in one sequence, then the clock runs over the new "
     "tokens of the same sequence, up to the choice of a token. Nobody else runs and nothing is sent, so what the "
     "server adds, waiting for the step under way and sharing steps with others included, counts against us."
 )

@@ -196,17 +196,13 @@ impl Tensor {
 fn tensor(tensor: *const sys::ggml_tensor) -> Option<Tensor> {
     // SAFETY: a source is null or a tensor of the graph.
     let tensor = unsafe { tensor.as_ref()? };
-    let [is_f32, is_f16] =
-        [sys::GGML_TYPE_F32, sys::GGML_TYPE_F16].map(|kind| tensor.type_ == kind);
     // SAFETY: both only look a valid type up in a constant table.
-    let (n_bytes, can_be_read) = unsafe {
-        let can_be_read = (*sys::ggml_get_type_traits(tensor.type_))
-            .to_float
-            .is_some();
-        (sys::ggml_type_size(tensor.type_), can_be_read)
+    let (n_bytes, to_float) = unsafe {
+        let traits = &*sys::ggml_get_type_traits(tensor.type_);
+        (sys::ggml_type_size(tensor.type_), traits.to_float)
     };
-    let is_known = (is_f32 || is_f16 || can_be_read) && tensor.nb[0] == n_bytes;
-    is_known.then(|| Tensor {
+    let can_be_read = tensor.type_ == sys::GGML_TYPE_F32 || to_float.is_some();
+    (can_be_read && tensor.nb[0] == n_bytes).then(|| Tensor {
         data: tensor.data.cast_const().cast(),
         kind: tensor.type_,
         ne: tensor.ne.map(|n| n as usize),

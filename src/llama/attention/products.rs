@@ -196,7 +196,7 @@ impl<V: Values + ?Sized> ForQueries for AddFrom<'_, V> {
 
 /// Adds to the sums of each row the strips of each column, each times that row's factor for it.
 #[inline(always)]
-pub(super) fn multiply<S: Strip, const N: usize, const M: usize>(
+fn multiply<S: Strip, const N: usize, const M: usize>(
     factors: [&[f32]; N],
     strip: impl Fn(usize, usize) -> S,
     mut sums: [[S; M]; N],
@@ -217,7 +217,7 @@ pub(super) fn multiply<S: Strip, const N: usize, const M: usize>(
 }
 
 #[inline(always)]
-pub(super) fn store<S: Strip, const M: usize>(strips: [S; M], numbers: &mut [f32]) {
+fn store<S: Strip, const M: usize>(strips: [S; M], numbers: &mut [f32]) {
     assert!(numbers.len() >= M * STRIP);
     for (at, strip) in strips.into_iter().enumerate() {
         // SAFETY: there is room for so many, as asserted.

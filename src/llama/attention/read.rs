@@ -21,11 +21,9 @@ pub(super) trait Take {
 /// Has what a group has in each of some cells come nearer.
 #[inline(always)]
 pub(super) fn prefetch(tensor: &Tensor, [group, stream]: [usize; 2], cells: &[u32]) {
+    let n_bytes = tensor.row_bytes();
     for &cell in cells {
-        x86::prefetch(
-            tensor.at([cell as usize, group, stream]),
-            tensor.row_bytes(),
-        );
+        x86::prefetch(tensor.at([cell as usize, group, stream]), n_bytes);
     }
 }
 

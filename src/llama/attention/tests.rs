@@ -402,6 +402,23 @@ fn what_was_found_of_a_mask_is_forgotten_at_the_next_step() {
     }
 }
 
+/// A panic must not get into llama.cpp: the step is lost, the process is not.
+#[test]
+fn a_panic_is_a_failure_that_is_told_once() {
+    let Some(attention) = Attention::new(1) else {
+        return;
+    };
+    let mut node = Node::new(&small());
+    assert!(node.ask(&attention));
+    let user_data = ptr::from_ref(&*attention).cast_mut().cast();
+    // SAFETY: the node was replaced; a second thread has no place to compute in.
+    unsafe { compute(&raw mut node.node, 1, 2, user_data) };
+    assert!(attention.take_failure());
+    assert!(!attention.take_failure());
+    node.compute(&attention, 1);
+    assert!(node.worst_error() < 2e-5, "{}", node.worst_error());
+}
+
 #[test]
 fn a_node_of_another_kind_stays_as_it_is() {
     let Some(attention) = Attention::new(1) else {
