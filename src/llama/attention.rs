@@ -4,10 +4,12 @@
 //! thread, and [`compute`] on all threads that compute it. Its own kernel looks at every cell of the
 //! cache for each row and head, also at those of other sequences, one number at a time; this one finds
 //! once a step which cells a row looks at, and computes for all heads that share keys, and for all rows
-//! that look at the same cells, together. A node that it does not know stays as it is.
+//! that look at the same cells, together. What comes of a row is the same to the bit, whoever is computed
+//! beside it and wherever its cells are. A node that it does not know stays as it is.
 
 mod kernel;
 mod operands;
+mod positions;
 mod products;
 mod read;
 mod visible;
@@ -16,16 +18,26 @@ mod x86;
 use std::ffi::{c_int, c_void};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use llama_cpp_sys_2 as sys;
 
 use kernel::{Buffers, Instructions};
 use operands::Operands;
+use positions::Positions;
+pub(super) use positions::Prints;
 use visible::Visible;
 
 /// Numbers that are computed with at once.
 const STRIP: usize = 16;
+
+/// Whether fused attention with heads of so many numbers is computed here, on contexts that ask for it.
+///
+/// A model with ALiBi keeps llama.cpp's all the same.
+pub fn computes_heads(key_length: u32, value_length: u32) -> bool {
+    let is_whole = |length: u32| length as usize % STRIP == 0;
+    Instructions::best().is_some() && is_whole(key_length) && is_whole(value_length)
+}
 
 /// What the attention of one context needs from step to step.
 ///
@@ -35,6 +47,8 @@ pub(super) struct Attention {
     /// Counts the nodes seen: what was found out of a mask holds until the next one is.
     generation: AtomicU64,
     has_failed: AtomicBool,
+    /// `None` where each sequence has cells of its own, which it fills in order.
+    positions: Option<RwLock<Positions>>,
     threads: Vec<Mutex<Scratch>>,
 }
 
@@ -47,17 +61,18 @@ struct Scratch {
 }
 
 impl Attention {
-    /// For graphs computed by at most `n_threads` threads; `None` where the processor lacks what it
-    /// needs.
-    pub(super) fn new(n_threads: u32) -> Option<Box<Self>> {
-        Some(Self::with(Instructions::best()?, n_threads))
+    /// For graphs computed by at most `n_threads` threads, on cells that all sequences share or not; `None`
+    /// where the processor lacks what it needs.
+    pub(super) fn new(n_threads: u32, is_shared: bool) -> Option<Box<Self>> {
+        Some(Self::with(Instructions::best()?, n_threads, is_shared))
     }
 
-    fn with(instructions: Instructions, n_threads: u32) -> Box<Self> {
+    fn with(instructions: Instructions, n_threads: u32, is_shared: bool) -> Box<Self> {
         Box::new(Self {
             instructions,
             generation: AtomicU64::new(0),
             has_failed: AtomicBool::new(false),
+            positions: is_shared.then(RwLock::default),
             threads: (0..n_threads).map(|_| Mutex::default()).collect(),
         })
     }
@@ -71,6 +86,19 @@ impl Attention {
     /// Whether something went wrong since the last call: what was computed is of no use then.
     pub(super) fn take_failure(&self) -> bool {
         self.has_failed.swap(false, Ordering::Relaxed)
+    }
+
+    /// What cells at these positions, whoever's, are known by when they come back; between steps.
+    pub(super) fn prints(&self, start: u32, end: u32) -> Prints {
+        let positions = self.positions.as_ref().map(reading);
+        positions.map_or_else(Prints::default, |positions| positions.prints(start, end))
+    }
+
+    /// Looks for cells that came back to the cache; between steps.
+    pub(super) fn recognize(&self, prints: &Prints) {
+        if let Some(positions) = &self.positions {
+            writing(positions).recognize(prints);
+        }
     }
 
     fn compute(&self, operands: &Operands, thread_idx: usize, n_threads: usize) {
@@ -87,7 +115,15 @@ impl Attention {
             visible.clear();
         }
         if !visible.iter().any(|visible| visible.is_for(operands)) {
-            visible.push(Visible::find(operands, thread_idx, n_threads));
+            let positions = self.positions.as_ref().map(reading);
+            let positions = positions.as_ref().map(|all| all.of(operands.cache));
+            let found = Visible::find(
+                operands,
+                positions.unwrap_or_default(),
+                thread_idx,
+                n_threads,
+            );
+            visible.push(found);
         }
         let visible = visible.iter().find(|visible| visible.is_for(operands));
         let visible = visible.expect("it was found if it was not known");
@@ -114,7 +150,24 @@ unsafe extern "C" fn replace(
     if node.op == sys::GGML_OP_CUSTOM {
         this.generation.fetch_add(1, Ordering::Relaxed);
     }
+    if let Some(positions) = &this.positions {
+        let mut positions = writing(positions);
+        match node.op {
+            // SAFETY: as above; llama.cpp asks for the nodes of a graph in the order of their computation.
+            sys::GGML_OP_CUSTOM => Operands::write_cache(node, unsafe { positions.cache_of(node) }),
+            // SAFETY: as above.
+            _ => unsafe { positions.note(node) },
+        }
+    }
     false
+}
+
+fn reading(positions: &RwLock<Positions>) -> RwLockReadGuard<'_, Positions> {
+    positions.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn writing(positions: &RwLock<Positions>) -> RwLockWriteGuard<'_, Positions> {
+    positions.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One thread's part of a node.

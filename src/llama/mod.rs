@@ -41,6 +41,7 @@ mod slots;
 mod template;
 mod threads;
 
+pub use attention::computes_heads;
 pub use backend::{NoModule, has_gpu, init};
 pub use context::{ContextError, ContextParams, FlashAttention};
 pub use draft_model::{DraftModel, DraftModelError};

@@ -146,7 +146,7 @@ impl Runner {
         let n_sequences = memory.n_sequences(params.n_slots);
         let is_fused = params.flash_attention != FlashAttention::Off;
         let attention = match params.own_attention && is_fused {
-            true => Attention::new(n_threads.max(n_threads_batch)),
+            true => Attention::new(n_threads.max(n_threads_batch), params.kv_unified),
             false => None,
         };
         let context = new_context(
@@ -260,7 +260,8 @@ impl Runner {
     fn change_cache(&mut self, plan: &Plan) -> Result<(), RunError> {
         let mut changed = Ok(());
         for &op in &plan.cache {
-            let done = self.slots.change(&mut self.context, op);
+            let attention = self.attention.as_deref();
+            let done = self.slots.change(&mut self.context, attention, op);
             changed = changed.and(done.map_err(|problem| RunError::Cache { op, problem }));
         }
         changed

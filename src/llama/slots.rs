@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
 
+use super::attention::{Attention, Prints};
 use super::runner::MAX_SLOTS;
 use crate::engine::{BlockId, CacheOp, Sharing, SlotId};
 
@@ -63,6 +64,7 @@ struct Saved {
     start: u32,
     end: u32,
     state: SeqState,
+    prints: Prints,
 }
 
 /// The slots of one context.
@@ -113,6 +115,7 @@ impl Slots {
     pub(super) fn change(
         &mut self,
         context: &mut LlamaContext,
+        attention: Option<&Attention>,
         op: CacheOp,
     ) -> Result<(), &'static str> {
         match op {
@@ -125,10 +128,16 @@ impl Slots {
                 block,
             } => {
                 let state = self.save(context, slot, start, end)?;
-                self.saved.insert(block, Saved { start, end, state });
+                let saved = Saved {
+                    start,
+                    end,
+                    state,
+                    prints: attention.map_or_else(Prints::default, |own| own.prints(start, end)),
+                };
+                self.saved.insert(block, saved);
                 Ok(())
             }
-            CacheOp::Load { slot, block } => self.load(context, slot, block),
+            CacheOp::Load { slot, block } => self.load(context, attention, slot, block),
             CacheOp::Drop { block } => self
                 .saved
                 .remove(&block)
@@ -206,6 +215,7 @@ impl Slots {
     fn load(
         &mut self,
         context: &mut LlamaContext,
+        attention: Option<&Attention>,
         slot: SlotId,
         block: BlockId,
     ) -> Result<(), &'static str> {
@@ -220,6 +230,9 @@ impl Slots {
         if loaded.is_err() || copied.is_err() || cleared.is_err() {
             self.lose(slot);
             return Err(NOT_COPIED);
+        }
+        if let Some(attention) = attention {
+            attention.recognize(&saved.prints);
         }
         self.hold(slot, saved.end);
         Ok(())

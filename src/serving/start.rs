@@ -20,7 +20,7 @@ use crate::protocol::RequestLimits;
 
 /// Tokens of KV cache where the configuration leaves it to us and memory allows.
 const MAX_AUTOMATIC_N_CTX: u32 = 32_768;
-/// Numbers of a head from which the fused attention kernel of CPUs is the faster one.
+/// Numbers of a head from which llama.cpp's fused attention kernel of CPUs is the faster one.
 const MIN_FUSED_HEAD: u32 = 64;
 
 /// Rows that drafts fill a step up to. On CPUs, more rows take as much longer as they are more, and so
@@ -477,18 +477,21 @@ fn read_template(path: &Path) -> Result<String, LoadError> {
     fs::read_to_string(path).map_err(unreadable)
 }
 
-/// On a CPU the fused kernel is worth it for heads of some size only, see docs/performance.md, and it
-/// sums in f16 in the order of the cells, which other requests decide.
+/// On a CPU, where it is computed here, or llama.cpp's kernel is worth it: see docs/performance.md.
 fn flash_attention(parameters: &Parameters, is_cpu: bool, file: &ModelFile) -> FlashAttention {
     let is_needed = parameters.cache_type_v.is_quantized();
     match parameters.flash_attn {
         config::FlashAttn::On => FlashAttention::On,
         config::FlashAttn::Off => FlashAttention::Off,
         config::FlashAttn::Auto if !is_cpu => FlashAttention::Auto,
-        config::FlashAttn::Auto if is_needed || file.key_length >= MIN_FUSED_HEAD => {
-            FlashAttention::On
+        config::FlashAttn::Auto => {
+            let is_worth_it = file.key_length >= MIN_FUSED_HEAD
+                || llama::computes_heads(file.key_length, file.value_length);
+            match is_needed || is_worth_it {
+                true => FlashAttention::On,
+                false => FlashAttention::Off,
+            }
         }
-        config::FlashAttn::Auto => FlashAttention::Off,
     }
 }
 

@@ -76,58 +76,6 @@ fn the_demo_model_says_what_its_training_said() {
     }
 }
 
-/// Each alone and all together, by the seed of each, come to the same texts.
-fn assert_one_text_for_one_seed(temperature: f32, params: ContextParams) {
-    let model = demo_model();
-    let (requests, _) = known_answers(&model);
-    let short = requests
-        .into_iter()
-        .filter(|(prompt, ..)| prompt.len() < 64);
-    let requests: Vec<Request> = short
-        .zip(1..)
-        .map(|((prompt, ..), seed)| {
-            let params = SamplingParams {
-                seed: Some(seed),
-                temperature,
-                ignore_eos: true,
-                ..SamplingParams::default()
-            };
-            (prompt, params, 64)
-        })
-        .collect();
-    let mut runner = Runner::new(model.clone(), &params).unwrap_or_else(|error| panic!("{error}"));
-    let together = generate(&mut runner, &model, 8, &requests);
-    for (request, text) in requests.iter().zip(&together) {
-        let alone = generate(&mut runner, &model, 1, std::slice::from_ref(request));
-        assert_eq!(alone, [text.as_str()]);
-    }
-}
-
-/// No bit of a row depends on its neighbours there: a temperature of 3 would show it in most texts.
-#[test]
-fn split_caches_without_flash_attention_give_one_text_for_one_seed() {
-    let params = ContextParams {
-        n_slots: 8,
-        n_cells: 8 * 256,
-        kv_unified: false,
-        flash_attention: FlashAttention::Off,
-        ..ContextParams::default()
-    };
-    assert_one_text_for_one_seed(3.0, params);
-}
-
-/// Our attention sums in 32 bits, wherever the cells lie: what is left is below what a draw sees.
-#[test]
-fn fused_attention_in_a_shared_cache_gives_one_text_for_one_seed() {
-    let params = ContextParams {
-        n_slots: 8,
-        n_cells: 2048,
-        flash_attention: FlashAttention::On,
-        ..ContextParams::default()
-    };
-    assert_one_text_for_one_seed(1.0, params);
-}
-
 fn messages(value: &serde_json::Value) -> Vec<Message> {
     let messages = value.as_array().expect("a list of messages").iter();
     messages

@@ -8,6 +8,7 @@ mod files;
 mod keys;
 mod kinds;
 mod running;
+mod seeds;
 mod sharing;
 mod slots;
 mod vocabularies;

@@ -11,7 +11,7 @@ use super::STRIP;
 use super::operands::Operands;
 use super::products::{AddFrom, ForQueries, ScoreCells, ScoreStrips};
 use super::read::{Take, prefetch, read};
-use super::visible::{Block, TILE, Visible};
+use super::visible::{Block, TILE, Tile, Visible};
 use super::x86::{self, Avx2, Avx512, Numbers, Strip};
 use crate::llama::exp::{Lanes, exp};
 
@@ -80,11 +80,7 @@ pub(super) fn run(
     buffers: &mut Buffers,
 ) {
     for block in &visible.blocks {
-        let part = Part {
-            operands,
-            visible,
-            block,
-        };
+        let part = Part { operands, block };
         // SAFETY: the processor has them, see `Instructions::best`.
         unsafe {
             match instructions {
@@ -95,10 +91,9 @@ pub(super) fn run(
     }
 }
 
-/// A block, and where its cells are.
+/// A block, and where its numbers are.
 struct Part<'a> {
     operands: &'a Operands,
-    visible: &'a Visible,
     block: &'a Block,
 }
 
@@ -129,22 +124,15 @@ impl Part<'_> {
         &self,
         buffers: &mut Buffers,
     ) {
-        let Self {
-            operands,
-            visible,
-            block,
-        } = self;
-        let n_rows = block.rows.len();
+        let Self { operands, block } = self;
         buffers.begin(self);
-        let (cells, seen) = visible.of_block(block);
-        let mut tiles = cells.chunks(TILE).peekable();
-        for seen in seen.chunks(n_rows) {
-            let cells = tiles.next().unwrap_or_default();
-            let next = tiles.peek().copied().unwrap_or_default();
+        let mut tiles = block.tiles.iter().peekable();
+        while let Some(tile) = tiles.next() {
+            let next = tiles.peek().map_or(&[][..], |tile| tile.cells());
             for group in self.groups() {
                 prefetch(&operands.k, group.place, next);
                 prefetch(&operands.v, group.place, next);
-                buffers.attend_tile::<S, N, M, F>(operands, &group, cells, seen);
+                buffers.attend_tile::<S, N, M, F>(operands, &group, tile);
             }
         }
         for group in self.groups() {
@@ -209,17 +197,16 @@ impl Buffers {
         &mut self,
         operands: &Operands,
         group: &Group,
-        cells: &[u32],
-        seen: &[u64],
+        tile: &Tile,
     ) {
+        let (k, v, cells) = (&operands.k, &operands.v, tile.cells());
         let n_heads = group.heads.len();
-        self.active.clear();
-        for (row, _) in seen.iter().enumerate().filter(|(_, seen)| **seen != 0) {
+        let looks = tile.looks.iter().flat_map(|&(row, seen)| {
             let first = group.first + row * n_heads;
-            self.active.extend(first..first + n_heads);
-        }
-        let n_cells = cells.len();
-        let (k, v) = (&operands.k, &operands.v);
+            (first..first + n_heads).map(move |query| (query, seen))
+        });
+        self.active.clear();
+        self.active.extend(looks.clone().map(|(query, _)| query));
         read::<S, N, M, F>(
             k,
             group.place,
@@ -229,13 +216,12 @@ impl Buffers {
                 active: &self.active,
                 queries: &self.queries,
                 n_numbers: k.ne[0],
-                n_cells,
+                n_cells: cells.len(),
                 strips: &mut self.keys,
                 states: &mut self.states,
             },
         );
-        for &query in &self.active {
-            let seen = seen[(query - group.first) / n_heads];
+        for (query, seen) in looks {
             self.states[query].weigh::<S>(seen, operands.softcap);
         }
         read::<S, N, M, F>(
@@ -247,7 +233,7 @@ impl Buffers {
                 active: &self.active,
                 states: &self.states,
                 n_values: v.ne[0],
-                n_cells,
+                n_cells: cells.len(),
                 strips: &mut self.values,
                 sums: &mut self.sums,
             },
@@ -361,7 +347,7 @@ impl Take for Score<'_> {
             n_numbers,
             states: self.states,
         }
-        .run::<S, N, M>(self.active);
+        .run::<S, 3, 2>(self.active);
     }
 }
 

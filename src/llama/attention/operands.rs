@@ -12,6 +12,7 @@ use super::STRIP;
 /// Where, among a node's parameters, those are kept that a custom node has no place for.
 const SCALE: usize = 8;
 const SOFTCAP: usize = 9;
+const CACHE: usize = 10;
 
 /// llama.cpp's number of tasks that stands for as many as there are threads.
 const ALL_THREADS: c_int = -1;
@@ -52,19 +53,22 @@ pub(super) struct Operands {
     pub(super) scale: f32,
     /// Scores are bent so that they stay below this; 0 leaves them.
     pub(super) softcap: f32,
+    /// Which cache `k` and `v` are of, if that is known.
+    pub(super) cache: Option<usize>,
 }
 
 impl Operands {
     /// Those of llama.cpp's own node; `None` where it is of a kind that is not computed here.
     pub(super) fn of_flash(node: &sys::ggml_tensor) -> Option<Self> {
         let [scale, max_bias, softcap] = [0, 1, 2].map(|at| param(node, at));
-        let operands = Self::new(node, scale, softcap)?;
+        let operands = Self::new(node, scale, softcap, None)?;
         (max_bias == 0.0).then_some(operands)
     }
 
     /// Those of a node with parameters of [`Operands::write_params`].
     pub(super) fn of_replaced(node: &sys::ggml_tensor) -> Option<Self> {
-        Self::new(node, param(node, SCALE), param(node, SOFTCAP))
+        let cache = usize::try_from(node.op_params[CACHE]).ok();
+        Self::new(node, param(node, SCALE), param(node, SOFTCAP), cache)
     }
 
     /// Makes llama.cpp's own parameters those of a custom node that all threads compute.
@@ -87,7 +91,17 @@ impl Operands {
         node.op_params[SOFTCAP] = softcap;
     }
 
-    fn new(node: &sys::ggml_tensor, scale: f32, softcap: f32) -> Option<Self> {
+    /// Notes, in a node with parameters of [`Operands::write_params`], which cache it looks at.
+    pub(super) fn write_cache(node: &mut sys::ggml_tensor, cache: Option<usize>) {
+        node.op_params[CACHE] = cache.map_or(-1, |cache| cache as i32);
+    }
+
+    fn new(
+        node: &sys::ggml_tensor,
+        scale: f32,
+        softcap: f32,
+        cache: Option<usize>,
+    ) -> Option<Self> {
         let [q, k, v, mask] = [0, 1, 2, 3].map(|at| tensor(node.src[at]));
         let (q, k, v, mask) = (q?, k?, v?, mask?);
         let sinks = node.src[4];
@@ -118,6 +132,7 @@ impl Operands {
             out: node.data.cast(),
             scale,
             softcap,
+            cache,
         })
     }
 

@@ -8,7 +8,7 @@ use std::array;
 use super::STRIP;
 use super::kernel::State;
 use super::visible::TILE;
-use super::x86::{Numbers, Strip};
+use super::x86::{Numbers, Strip, in_order};
 
 /// Something to be done for each of many queries and columns, several at a time.
 pub(super) trait ForQueries: Sized {
@@ -122,7 +122,23 @@ impl ForQueries for ScoreStrips<'_> {
         // SAFETY: there are so many.
         let strip =
             |column, at| unsafe { S::load(strips.as_ptr().add((column * n_numbers + at) * STRIP)) };
-        let scores = multiply(numbers, strip, [[S::splat(0.0); M]; N]);
+        let every_sixteenth = |first: usize| {
+            let mut sums = [[S::splat(0.0); M]; N];
+            for at in (first..n_numbers).step_by(STRIP) {
+                let strips: [S; M] = array::from_fn(|column| strip(column, at));
+                for row in 0..N {
+                    // SAFETY: each query has so many numbers.
+                    let number = S::splat(unsafe { *numbers[row].get_unchecked(at) });
+                    for column in 0..M {
+                        sums[row][column] = strips[column].multiply_add(number, sums[row][column]);
+                    }
+                }
+            }
+            sums
+        };
+        let scores = in_order(every_sixteenth, |a: [[S; M]; N], b| {
+            array::from_fn(|row| array::from_fn(|column| a[row][column].add(b[row][column])))
+        });
         for (&query, scores) in queries.iter().zip(scores) {
             store(scores, &mut self.states[query].weights[column * STRIP..]);
         }

@@ -1,5 +1,6 @@
 //! Attention against its definition, and the nodes that are left alone.
 
+use std::ops::Range;
 use std::ptr;
 
 use llama_cpp_sys_2 as sys;
@@ -241,6 +242,96 @@ impl Node {
         }
     }
 
+    /// The same but for the places of its cells, with some of its rows only.
+    fn moved(&self, shape: &Shape, places: &[usize], rows: Range<usize>) -> Self {
+        let (n_rows, n_groups, n_cells) = (rows.len(), shape.n_groups, places.len());
+        let mut sources = vec![{
+            let row_bytes = row_bytes(sys::GGML_TYPE_F32, shape.n_numbers * shape.n_heads());
+            let bytes =
+                self.sources[0].bytes[rows.start * row_bytes..][..n_rows * row_bytes].to_vec();
+            let ne = [shape.n_numbers, n_rows, shape.n_heads(), 1];
+            Source::new(sys::GGML_TYPE_F32, ne, [2, 1, 3], bytes)
+        }];
+        for (source, n) in self.sources[1..3]
+            .iter()
+            .zip([shape.n_numbers, shape.n_values])
+        {
+            let cell_bytes = row_bytes(shape.kind, n) * n_groups;
+            let mut bytes = vec![0; n_cells * cell_bytes];
+            for (cell, place) in source.bytes.chunks(cell_bytes).zip(places) {
+                bytes[place * cell_bytes..][..cell_bytes].copy_from_slice(cell);
+            }
+            sources.push(Source::new(
+                shape.kind,
+                [n, n_cells, n_groups, 1],
+                [2, 1, 3],
+                bytes,
+            ));
+        }
+        let old = self.sources[3].bytes.chunks(2 * shape.n_cells);
+        let mut mask = Vec::new();
+        for row in old.skip(rows.start).take(n_rows) {
+            let mut moved = vec![0xFC00_u16.to_ne_bytes(); n_cells];
+            for (seen, place) in row.as_chunks().0.iter().zip(places) {
+                moved[*place] = *seen;
+            }
+            mask.extend(moved.into_iter().flatten());
+        }
+        let ne = [n_cells, n_rows, 1, 1];
+        sources.push(Source::new(sys::GGML_TYPE_F16, ne, [1, 2, 3], mask));
+        if let Some(sinks) = self.sources.get(4) {
+            let ne = [shape.n_heads(), 1, 1, 1];
+            let bytes = sinks.bytes.clone();
+            sources.push(Source::new(sys::GGML_TYPE_F32, ne, [1, 2, 3], bytes));
+        }
+        let mut out = vec![f32::NAN; n_rows * shape.n_heads() * shape.n_values];
+        let mut node = self.node;
+        node.ne[2] = n_rows as i64;
+        node.nb[3] = node.nb[2] * n_rows;
+        node.data = out.as_mut_ptr().cast();
+        for (at, source) in sources.iter_mut().enumerate() {
+            node.src[at] = ptr::from_mut(&mut source.tensor);
+        }
+        Self {
+            node,
+            sources,
+            out,
+            expected: Vec::new(),
+        }
+    }
+
+    /// As llama.cpp's graphs do: the cell at each of these places is of the next position.
+    fn tell_positions(&mut self, attention: &Attention, places: &[usize]) {
+        let positions = (0..places.len() as i32)
+            .flat_map(i32::to_ne_bytes)
+            .collect();
+        let places: Vec<u8> = places
+            .iter()
+            .flat_map(|at| (*at as i64).to_ne_bytes())
+            .collect();
+        let n = self.sources[1].tensor.ne[1] as usize;
+        let keys = &self.sources[1].tensor;
+        let mut written = described(keys.type_, [1, n, 1, 1]);
+        written.op = sys::GGML_OP_SET_ROWS;
+        written.data = keys.data;
+        written.nb[1] = keys.nb[1];
+        let mut turned = described(sys::GGML_TYPE_F32, [1; 4]);
+        turned.op = sys::GGML_OP_ROPE;
+        let user_data = ptr::from_ref(attention).cast_mut().cast();
+        for (node, kind, bytes) in [
+            (&mut written, sys::GGML_TYPE_I64, places),
+            (&mut turned, sys::GGML_TYPE_I32, positions),
+        ] {
+            let n_numbers = bytes.len() / row_bytes(kind, 1);
+            let mut source = Source::new(kind, [n_numbers, 1, 1, 1], [1, 2, 3], bytes);
+            node.src[1] = ptr::from_mut(&mut source.tensor);
+            // SAFETY: nobody else has the node, and the attention outlives it.
+            let is_wanted = unsafe { replace(ptr::from_mut(node), true, user_data) };
+            assert!(!is_wanted);
+            self.sources.push(source);
+        }
+    }
+
     /// As llama.cpp asks; whether the node was given another way to be computed.
     fn ask(&mut self, attention: &Attention) -> bool {
         let user_data = ptr::from_ref(attention).cast_mut().cast();
@@ -358,12 +449,48 @@ proptest! {
     #[test]
     fn it_is_what_the_definition_says(shape in shapes(), n_threads in 1..5) {
         for instructions in instructions() {
-            let attention = Attention::with(instructions, n_threads as u32);
+            let attention = Attention::with(instructions, n_threads as u32, true);
             let mut node = Node::new(&shape);
             prop_assert!(node.ask(&attention));
             node.compute(&attention, n_threads);
             prop_assert!(node.worst_error() < 2e-5, "{instructions:?}: {}", node.worst_error());
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #[test]
+    fn neighbours_and_places_change_no_bit(
+        shape in shapes(),
+        first in 0..40_usize,
+        n_more in 0..400_usize,
+    ) {
+        let shape = Shape { n_streams: 1, ..shape };
+        let mut random = Random(shape.seed);
+        let mut places: Vec<usize> = (0..shape.n_cells + n_more).collect();
+        for at in (1..places.len()).rev() {
+            places.swap(at, random.below(at + 1));
+        }
+        let first = first % shape.rows.len();
+        let n_numbers = shape.n_heads() * shape.n_values;
+        let mut results = Vec::new();
+        for instructions in instructions() {
+            let attention = Attention::with(instructions, 1, true);
+            let mut node = Node::new(&shape);
+            let mut alone = node.moved(&shape, &places, first..first + 1);
+            prop_assert!(node.ask(&attention));
+            node.compute(&attention, 1);
+            let attention = Attention::with(instructions, 1, true);
+            alone.tell_positions(&attention, &places[..shape.n_cells]);
+            prop_assert!(alone.ask(&attention));
+            alone.compute(&attention, 1);
+            let [found, expected] = [&alone.out[..], &node.out[first * n_numbers..][..n_numbers]]
+                .map(|numbers| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>());
+            prop_assert_eq!(&found, &expected);
+            results.push(found);
+        }
+        prop_assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
     }
 }
 
@@ -387,7 +514,7 @@ fn small() -> Shape {
 #[test]
 fn what_was_found_of_a_mask_is_forgotten_at_the_next_step() {
     for instructions in instructions() {
-        let attention = Attention::with(instructions, 1);
+        let attention = Attention::with(instructions, 1, true);
         let mut node = Node::new(&small());
         assert!(node.ask(&attention));
         node.compute(&attention, 1);
@@ -405,7 +532,7 @@ fn what_was_found_of_a_mask_is_forgotten_at_the_next_step() {
 /// A panic must not get into llama.cpp: the step is lost, the process is not.
 #[test]
 fn a_panic_is_a_failure_that_is_told_once() {
-    let Some(attention) = Attention::new(1) else {
+    let Some(attention) = Attention::new(1, true) else {
         return;
     };
     let mut node = Node::new(&small());
@@ -421,7 +548,7 @@ fn a_panic_is_a_failure_that_is_told_once() {
 
 #[test]
 fn a_node_of_another_kind_stays_as_it_is() {
-    let Some(attention) = Attention::new(1) else {
+    let Some(attention) = Attention::new(1, true) else {
         return;
     };
     let changes: [fn(&mut Node); 4] = [

@@ -1,6 +1,8 @@
-//! Which cells the rows of a step look at, and how they are shared out.
+//! Which cells the rows of a step look at, in which order, and how they are shared out.
 //!
-//! Found from a mask, once for all heads and layers that have it.
+//! Found from a mask, once for all heads and layers that have it. A row's cells are taken by their
+//! positions, [`TILE`] at a time, whoever else is computed beside it: so its sums depend on nothing but
+//! its own text.
 
 use std::ops::Range;
 
@@ -21,11 +23,11 @@ const UNSEEN: u16 = 0xFC00;
 /// One thread's part of the work.
 pub(super) struct Visible {
     /// Whose it is: the mask, and the numbers of heads.
-    key: (*const u8, usize, usize),
+    key: Key,
     pub(super) blocks: Vec<Block>,
-    cells: Vec<u32>,
-    seen: Vec<u64>,
 }
+
+type Key = (*const u8, usize, usize);
 
 // SAFETY: the pointer is only compared.
 unsafe impl Send for Visible {}
@@ -35,43 +37,43 @@ pub(super) struct Block {
     pub(super) stream: usize,
     pub(super) rows: Range<usize>,
     pub(super) heads: Range<usize>,
-    cells: Range<usize>,
-    seen: usize,
+    pub(super) tiles: Vec<Tile>,
 }
 
-/// Rows that look at much the same cells.
-struct Rows {
-    stream: usize,
-    rows: Range<usize>,
-    n_cells: usize,
-}
-
-/// A bit for each cell of each row.
-struct Bits {
-    n_words: usize,
-    words: Vec<u64>,
+/// Cells of [`TILE`] positions that follow one another.
+pub(super) struct Tile {
+    /// The first of these positions, in tiles.
+    at: u32,
+    /// For each position the cell that has it; any other one where there is none.
+    cells: [u32; TILE],
+    /// The positions that have a cell.
+    held: u64,
+    /// Rows of the block that look at it, and at which positions.
+    pub(super) looks: Vec<(usize, u64)>,
 }
 
 impl Visible {
     /// Finds this thread's part, of an equal amount of work for each.
-    pub(super) fn find(operands: &Operands, thread_idx: usize, n_threads: usize) -> Self {
+    ///
+    /// A cell without one of these positions has its own number for one.
+    pub(super) fn find(
+        operands: &Operands,
+        positions: &[u32],
+        thread_idx: usize,
+        n_threads: usize,
+    ) -> Self {
         let n_heads = operands.n_heads();
-        let bits = Bits::of(operands);
-        let max_rows = (MAX_QUERIES / operands.n_heads_per_group()).max(1);
-        let rows = bits.in_blocks(operands, max_rows);
-        let cost = |rows: &Rows| (rows.n_cells.max(1) * rows.rows.len()) as u64;
-        let total: u64 = rows.iter().map(|rows| cost(rows) * n_heads as u64).sum();
+        let blocks = Block::all(operands, positions);
+        let total: u64 = blocks
+            .iter()
+            .map(|block| block.cost() * n_heads as u64)
+            .sum();
         let [start, end] =
             [thread_idx, thread_idx + 1].map(|n| total * n as u64 / n_threads as u64);
-        let mut found = Self {
-            key: key(operands),
-            blocks: Vec::new(),
-            cells: Vec::new(),
-            seen: Vec::new(),
-        };
         let mut before = 0;
-        for rows in &rows {
-            let cost = cost(rows);
+        let mut own = Vec::new();
+        for mut block in blocks {
+            let cost = block.cost();
             // A head is the thread's in whose part it begins.
             let head = |limit: u64| {
                 limit
@@ -79,124 +81,175 @@ impl Visible {
                     .div_ceil(cost)
                     .min(n_heads as u64)
             };
-            let heads = head(start) as usize..head(end) as usize;
-            if !heads.is_empty() {
-                found.push(rows, heads, &bits, operands.n_rows());
-            }
+            block.heads = head(start) as usize..head(end) as usize;
             before += cost * n_heads as u64;
+            if !block.heads.is_empty() {
+                own.push(block);
+            }
         }
-        found
+        Self {
+            key: key(operands),
+            blocks: own,
+        }
     }
 
     /// Whether it was found for this mask and so many heads.
     pub(super) fn is_for(&self, operands: &Operands) -> bool {
         self.key == key(operands)
     }
-
-    /// The cells of a block, and what its rows look at of each tile of them: a bit for each cell.
-    pub(super) fn of_block(&self, block: &Block) -> (&[u32], &[u64]) {
-        let cells = &self.cells[block.cells.clone()];
-        let n_seen = cells.len().div_ceil(TILE) * block.rows.len();
-        (cells, &self.seen[block.seen..][..n_seen])
-    }
-
-    fn push(&mut self, rows: &Rows, heads: Range<usize>, bits: &Bits, n_rows: usize) {
-        let (start, seen_start) = (self.cells.len(), self.seen.len());
-        let of_stream = rows.stream * n_rows;
-        let bits_of = |row: usize| bits.row(of_stream + row);
-        for word_idx in 0..bits.n_words {
-            let mut word = rows
-                .rows
-                .clone()
-                .fold(0, |word, row| word | bits_of(row)[word_idx]);
-            while word != 0 {
-                self.cells
-                    .push((64 * word_idx) as u32 + word.trailing_zeros());
-                word &= word - 1;
-            }
-        }
-        for tile in self.cells[start..].chunks(TILE) {
-            for row in rows.rows.clone() {
-                let bits = bits_of(row);
-                let bit = |cell: u32| bits[cell as usize / 64] >> (cell % 64) & 1;
-                let seen = tile
-                    .iter()
-                    .enumerate()
-                    .fold(0, |seen, (at, &cell)| seen | bit(cell) << at);
-                self.seen.push(seen);
-            }
-        }
-        self.blocks.push(Block {
-            stream: rows.stream,
-            rows: rows.rows.clone(),
-            heads,
-            cells: start..self.cells.len(),
-            seen: seen_start,
-        });
-    }
 }
 
-impl Bits {
-    fn of(operands: &Operands) -> Self {
-        let n_words = operands.mask.ne[0].div_ceil(64);
-        let mut words = Vec::with_capacity(operands.n_streams() * operands.n_rows() * n_words);
+impl Block {
+    /// Those of all rows, with no heads.
+    fn all(operands: &Operands, positions: &[u32]) -> Vec<Self> {
+        let max_rows = (MAX_QUERIES / operands.n_heads_per_group()).max(1);
+        let mut cells = Vec::new();
+        let mut all: Vec<Self> = Vec::new();
         for stream in 0..operands.n_streams() {
             for row in 0..operands.n_rows() {
-                let mask = operands.mask(row, stream).chunks(64);
-                words.extend(mask.map(|mask| {
-                    let bits = mask.iter().enumerate();
-                    bits.fold(0, |word, (at, &mask)| {
-                        word | u64::from(mask != UNSEEN) << at
-                    })
-                }));
-            }
-        }
-        Self { n_words, words }
-    }
-
-    fn row(&self, idx: usize) -> &[u64] {
-        &self.words[idx * self.n_words..][..self.n_words]
-    }
-
-    fn in_blocks(&self, operands: &Operands, max_rows: usize) -> Vec<Rows> {
-        let n_rows = operands.n_rows();
-        let mut found: Vec<Rows> = Vec::new();
-        let mut union = vec![0; self.n_words];
-        for stream in 0..operands.n_streams() {
-            let mut last: Option<Rows> = None;
-            for row in 0..n_rows {
-                let bits = self.row(stream * n_rows + row);
-                let joins = last.as_ref().is_some_and(|last| {
-                    let common = union.iter().zip(bits).map(|(a, b)| (a & b).count_ones());
-                    let own = bits.iter().map(|word| word.count_ones()).sum::<u32>();
-                    last.rows.len() < max_rows && 4 * common.sum::<u32>() >= MIN_COMMON * own
+                let tiles = tiles(operands.mask(row, stream), positions, &mut cells);
+                let last = all.last_mut().filter(|last| {
+                    last.stream == stream && last.rows.len() < max_rows && last.has_most(&tiles)
                 });
-                match &mut last {
-                    Some(last) if joins => {
-                        last.rows.end = row + 1;
-                        union.iter_mut().zip(bits).for_each(|(a, b)| *a |= b);
-                    }
-                    _ => {
-                        found.extend(last.take());
-                        union.copy_from_slice(bits);
-                        last = Some(Rows {
-                            stream,
-                            rows: row..row + 1,
-                            n_cells: 0,
-                        });
-                    }
-                }
-                if let Some(last) = &mut last {
-                    last.n_cells = union.iter().map(|word| word.count_ones() as usize).sum();
+                match last {
+                    Some(last) => last.join(tiles),
+                    None => all.push(Self {
+                        stream,
+                        rows: row..row + 1,
+                        heads: 0..0,
+                        tiles,
+                    }),
                 }
             }
-            found.extend(last);
         }
-        found
+        all
+    }
+
+    /// Cells that are looked at, once for each row.
+    fn cost(&self) -> u64 {
+        let cost = |tile: &Tile| u64::from(tile.held.count_ones()) * tile.looks.len() as u64;
+        self.tiles.iter().map(cost).sum::<u64>().max(1)
+    }
+
+    fn has_most(&self, tiles: &[Tile]) -> bool {
+        let common = |tile: &Tile| {
+            self.find(tile)
+                .map_or(0, |idx| (self.tiles[idx].held & tile.held).count_ones())
+        };
+        let n_cells = tiles.iter().map(|tile| tile.held.count_ones()).sum::<u32>();
+        4 * tiles.iter().map(common).sum::<u32>() >= MIN_COMMON * n_cells
+    }
+
+    /// Adds a row, which looks at these tiles.
+    fn join(&mut self, tiles: Vec<Tile>) {
+        let row = self.rows.len();
+        self.rows.end += 1;
+        for mut tile in tiles {
+            let look = (row, tile.held);
+            if let Some(idx) = self.find(&tile) {
+                self.tiles[idx].add(&tile);
+                self.tiles[idx].looks.push(look);
+            } else {
+                tile.looks = vec![look];
+                let idx = self.tiles.partition_point(|other| other.at <= tile.at);
+                self.tiles.insert(idx, tile);
+            }
+        }
+    }
+
+    /// The tile that this one can be a part of.
+    fn find(&self, tile: &Tile) -> Option<usize> {
+        let first = self.tiles.partition_point(|other| other.at < tile.at);
+        let same = self.tiles[first..]
+            .iter()
+            .take_while(|other| other.at == tile.at);
+        same.enumerate()
+            .find(|(_, other)| other.has_no_other(tile))
+            .map(|(idx, _)| first + idx)
     }
 }
 
-fn key(operands: &Operands) -> (*const u8, usize, usize) {
+impl Tile {
+    fn new(at: u32, cell: u32) -> Self {
+        Self {
+            at,
+            cells: [cell; TILE],
+            held: 0,
+            looks: Vec::new(),
+        }
+    }
+
+    /// The cells up to the last position that has one.
+    pub(super) fn cells(&self) -> &[u32] {
+        &self.cells[..TILE - self.held.leading_zeros() as usize]
+    }
+
+    /// Whether no position has different cells.
+    fn has_no_other(&self, tile: &Self) -> bool {
+        if self.held == tile.held && self.cells == tile.cells {
+            return true;
+        }
+        let cells = self.cells.iter().zip(&tile.cells).enumerate();
+        let differ = cells.fold(0, |bits, (at, (a, b))| bits | u64::from(a != b) << at);
+        differ & self.held & tile.held == 0
+    }
+
+    fn put(&mut self, place: usize, cell: u32) {
+        self.cells[place] = cell;
+        self.held |= 1 << place;
+    }
+
+    /// Takes what another one has and this one has not.
+    fn add(&mut self, tile: &Self) {
+        let mut new = tile.held & !self.held;
+        while new != 0 {
+            let place = new.trailing_zeros() as usize;
+            self.put(place, tile.cells[place]);
+            new &= new - 1;
+        }
+    }
+}
+
+/// The cells that the first row of a block looks at. `cells` is room for them.
+fn tiles(mask: &[u16], positions: &[u32], cells: &mut Vec<u64>) -> Vec<Tile> {
+    cells.clear();
+    for (chunk_idx, chunk) in mask.chunks(TILE).enumerate() {
+        if chunk.iter().fold(0, |any, seen| any | (seen ^ UNSEEN)) == 0 {
+            continue;
+        }
+        let numbered = (chunk_idx * TILE..).zip(chunk);
+        cells.extend(
+            numbered
+                .filter(|(_, seen)| **seen != UNSEEN)
+                .map(|(cell, _)| {
+                    let position = positions.get(cell).copied().unwrap_or(cell as u32);
+                    u64::from(position) << u32::BITS | cell as u64
+                }),
+        );
+    }
+    cells.sort();
+    let mut tiles: Vec<Tile> = Vec::new();
+    for &cell in &*cells {
+        let (position, cell) = ((cell >> u32::BITS) as u32, cell as u32);
+        let (at, place) = (position / TILE as u32, position as usize % TILE);
+        let is_free = |tile: &&mut Tile| tile.at == at && tile.held >> place & 1 == 0;
+        match tiles.last_mut().filter(is_free) {
+            Some(tile) => tile.put(place, cell),
+            // Also where a wrong position was told, so that two cells have it.
+            None => {
+                let mut tile = Tile::new(at, cell);
+                tile.put(place, cell);
+                tiles.push(tile);
+            }
+        }
+    }
+    for tile in &mut tiles {
+        tile.looks.push((0, tile.held));
+    }
+    tiles
+}
+
+fn key(operands: &Operands) -> Key {
     (
         operands.mask.data,
         operands.n_heads(),

@@ -26,7 +26,7 @@ pub(super) trait Strip: Lanes {
     fn highest(self) -> f32;
     /// All together, added in an order that depends on nothing.
     fn total(self) -> f32;
-    /// The [`Strip::total`] of each, but for the order.
+    /// The [`in_order`] of the numbers of each.
     fn totals(strips: [Self; 4]) -> [f32; 4];
 }
 
@@ -118,16 +118,13 @@ impl Strip for Avx512 {
     }
 
     #[inline(always)]
-    fn totals([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+    fn totals(strips: [Self; 4]) -> [f32; 4] {
         // SAFETY: the processor has it, and the caller has made sure of the rest.
         unsafe {
-            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a.0, b.0), _mm512_unpackhi_ps(a.0, b.0));
-            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c.0, d.0), _mm512_unpackhi_ps(c.0, d.0));
-            let low = _mm512_shuffle_ps::<0x44>(ab, cd);
-            let high = _mm512_shuffle_ps::<0xEE>(ab, cd);
-            let fours = _mm512_add_ps(low, high);
-            let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(fours)));
-            totals_of_fours(_mm256_add_ps(_mm512_castps512_ps256(fours), upper))
+            totals(strips.map(|strip| {
+                let upper = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(strip.0));
+                _mm256_add_ps(_mm512_castps512_ps256(strip.0), _mm256_castpd_ps(upper))
+            }))
         }
     }
 }
@@ -257,26 +254,25 @@ impl Strip for Avx2 {
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
     }
+
     #[inline(always)]
     fn totals(strips: [Self; 4]) -> [f32; 4] {
         // SAFETY: the processor has it, and the caller has made sure of the rest.
-        unsafe {
-            let [a, b, c, d] = strips.map(|strip| _mm256_add_ps(strip.0, strip.1));
-            let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-            let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
-            let low = _mm256_shuffle_ps::<0x44>(ab, cd);
-            let high = _mm256_shuffle_ps::<0xEE>(ab, cd);
-            totals_of_fours(_mm256_add_ps(low, high))
-        }
+        unsafe { totals(strips.map(|strip| _mm256_add_ps(strip.0, strip.1))) }
     }
 }
 
-/// Two times four numbers, added.
+/// All of each together.
 #[inline(always)]
-unsafe fn totals_of_fours(fours: __m256) -> [f32; 4] {
+unsafe fn totals([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
     let mut totals = [0.0; 4];
     // SAFETY: the processor has it, and the caller has made sure of the rest.
     unsafe {
+        let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        let low = _mm256_shuffle_ps::<0x44>(ab, cd);
+        let high = _mm256_shuffle_ps::<0xEE>(ab, cd);
+        let fours = _mm256_add_ps(low, high);
         let upper = _mm256_extractf128_ps::<1>(fours);
         _mm_storeu_ps(
             totals.as_mut_ptr(),
@@ -284,6 +280,14 @@ unsafe fn totals_of_fours(fours: __m256) -> [f32; 4] {
         );
     }
     totals
+}
+
+/// The sum over a strip of numbers, added as [`Strip::totals`] does.
+#[inline(always)]
+pub(super) fn in_order<T>(number: impl Fn(usize) -> T, add: impl Fn(T, T) -> T) -> T {
+    let two = |at| add(number(at), number(at + 8));
+    let eight = |at| add(add(two(at), two(at + 2)), add(two(at + 1), two(at + 3)));
+    add(eight(0), eight(4))
 }
 
 /// What numbers can be read from.

@@ -1,0 +1,188 @@
+//! At which position of its text each cell of a cache is, as llama.cpp's graphs tell it.
+//!
+//! Attention sums over cells in this order. Where in the cache a text lies depends on who else is there;
+//! with its own order the sums come out the same to the bit.
+
+use std::collections::HashMap;
+use std::slice;
+
+use llama_cpp_sys_2 as sys;
+
+/// The beginning of a cell's keys in the first layer: these depend on its token and position alone.
+type Print = [u8; 16];
+
+/// The positions of cells that leave the cache, by what they are known by when they come back.
+#[derive(Default)]
+pub struct Prints(HashMap<Print, u32>);
+
+/// What the nodes seen so far say.
+#[derive(Default)]
+pub(super) struct Positions {
+    caches: Vec<Cache>,
+    /// Where keys and values were written since the last node of attention.
+    written: Vec<Written>,
+    /// The positions of the rows that are computed.
+    rows: Vec<u32>,
+}
+
+/// Cells of several layers, with the same tokens in all of them.
+struct Cache {
+    /// The keys of its first layer.
+    keys: Keys,
+    /// Where the node that named the cells has these numbers: the other layers have the same.
+    cells: *const i64,
+    positions: Vec<u32>,
+}
+
+/// The keys of one layer, cell by cell.
+#[derive(Clone, Copy)]
+struct Keys {
+    data: *const u8,
+    /// Bytes from a cell to the next.
+    stride: usize,
+    n_cells: usize,
+}
+
+struct Written {
+    keys: Keys,
+    cells: *const i64,
+    n_cells: usize,
+}
+
+// SAFETY: the numbers of a cache are only read between steps, by the owner of its context; the other
+// pointers are only compared then.
+unsafe impl Send for Positions {}
+// SAFETY: as above.
+unsafe impl Sync for Positions {}
+
+impl Positions {
+    /// Takes what a node says that comes before one of attention.
+    ///
+    /// # Safety
+    /// It is a node of a graph that is about to be computed: what goes into the graph is there.
+    pub(super) unsafe fn note(&mut self, node: &sys::ggml_tensor) {
+        // SAFETY: a source is null or a tensor of the graph.
+        let Some(source) = (unsafe { node.src[1].as_ref() }) else {
+            return;
+        };
+        let n_numbers = source.ne[0] as usize;
+        match node.op {
+            sys::GGML_OP_SET_ROWS if source.type_ == sys::GGML_TYPE_I64 => {
+                self.written.push(Written {
+                    keys: Keys {
+                        data: node.data.cast_const().cast(),
+                        stride: node.nb[1],
+                        n_cells: node.ne[1] as usize,
+                    },
+                    cells: source.data.cast_const().cast(),
+                    n_cells: n_numbers,
+                });
+            }
+            sys::GGML_OP_ROPE if source.type_ == sys::GGML_TYPE_I32 => {
+                // SAFETY: it goes into the graph, and has so many numbers.
+                let rows = unsafe { slice::from_raw_parts(source.data.cast::<u32>(), n_numbers) };
+                self.rows.clear();
+                self.rows.extend(rows);
+            }
+            _ => {}
+        }
+    }
+
+    /// The cache that a node of attention looks at, after taking where its rows were written to.
+    ///
+    /// # Safety
+    /// As for [`Positions::note`]; all nodes before it were noted.
+    pub(super) unsafe fn cache_of(&mut self, node: &sys::ggml_tensor) -> Option<usize> {
+        let written = std::mem::take(&mut self.written);
+        // SAFETY: see above.
+        let keys = unsafe { root(node.src[1]) };
+        let known = |caches: &[Cache]| caches.iter().position(|cache| cache.keys.data == keys);
+        let Some(written) = written.iter().find(|written| written.keys.data == keys) else {
+            return known(&self.caches);
+        };
+        let is_same = |cache: &Cache| cache.cells == written.cells;
+        let idx = known(&self.caches).or_else(|| self.caches.iter().position(is_same));
+        let idx = idx.unwrap_or_else(|| {
+            self.caches.push(Cache {
+                keys: written.keys,
+                cells: written.cells,
+                positions: (0..written.keys.n_cells as u32).collect(),
+            });
+            self.caches.len() - 1
+        });
+        let cache = &mut self.caches[idx];
+        if cache.keys.data == keys && self.rows.len() >= written.n_cells {
+            cache.cells = written.cells;
+            // SAFETY: it goes into the graph, and has so many numbers.
+            let cells = unsafe { slice::from_raw_parts(written.cells, written.n_cells) };
+            for (&cell, &position) in cells.iter().zip(&self.rows) {
+                if let Some(at) = cache.positions.get_mut(cell as usize) {
+                    *at = position;
+                }
+            }
+        }
+        Some(idx)
+    }
+
+    /// For each cell of a cache its position; nothing of a cache that is not known.
+    pub(super) fn of(&self, cache: Option<usize>) -> &[u32] {
+        let cache = cache.and_then(|idx| self.caches.get(idx));
+        cache.map_or(&[], |cache| &cache.positions)
+    }
+
+    /// What cells at these positions are known by.
+    pub(super) fn prints(&self, start: u32, end: u32) -> Prints {
+        let cells = self.caches.iter().flat_map(Cache::cells);
+        Prints(
+            cells
+                .filter(|(_, position)| (start..end).contains(position))
+                .collect(),
+        )
+    }
+
+    /// Takes the positions of cells that are back in the cache, wherever they are.
+    pub(super) fn recognize(&mut self, prints: &Prints) {
+        for cache in &mut self.caches {
+            let found: Vec<_> = cache
+                .cells()
+                .map(|(print, _)| prints.0.get(&print))
+                .collect();
+            for (position, found) in cache.positions.iter_mut().zip(found) {
+                *position = found.copied().unwrap_or(*position);
+            }
+        }
+    }
+}
+
+impl Cache {
+    /// What each cell is known by, and its position.
+    fn cells(&self) -> impl Iterator<Item = (Print, u32)> {
+        let Keys { data, stride, .. } = self.keys;
+        let print = move |cell| {
+            let mut print = Print::default();
+            let n_bytes = stride.min(print.len());
+            // SAFETY: llama.cpp has the cell in memory, and nobody writes to it between steps.
+            let bytes = unsafe { slice::from_raw_parts(data.add(cell * stride), n_bytes) };
+            print[..n_bytes].copy_from_slice(bytes);
+            print
+        };
+        let positions = self.positions.iter().enumerate();
+        positions.map(move |(cell, &position)| (print(cell), position))
+    }
+}
+
+/// Where the tensor begins that keys are a part of; llama.cpp may have changed their type on the way.
+///
+/// # Safety
+/// It is a source of a node of a graph.
+unsafe fn root(mut keys: *const sys::ggml_tensor) -> *const u8 {
+    // SAFETY: a source is null or a tensor of the graph, and so is what it is a view of.
+    while let Some(tensor) = unsafe { keys.as_ref() } {
+        keys = match tensor {
+            tensor if tensor.op == sys::GGML_OP_CPY => tensor.src[0],
+            tensor if !tensor.view_src.is_null() => tensor.view_src,
+            tensor => return tensor.data.cast_const().cast(),
+        };
+    }
+    std::ptr::null()
+}

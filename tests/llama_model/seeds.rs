@@ -1,0 +1,141 @@
+//! One seed, one text: to the bit, so at temperatures at which the last one decides.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use triton_llm::engine::{CacheOp, Limits, NewSequence, Scheduler, SequenceId, Sharing, Token};
+use triton_llm::llama::{ContextParams, FlashAttention, Model, Runner};
+use triton_llm::protocol::SamplingParams;
+
+use crate::demo::demo_model;
+
+const N_SLOTS: usize = 8;
+const N_ANSWER: u32 = 64;
+
+/// The answer to each prompt, by its own seed, and how many blocks came back from host memory.
+fn answers(
+    runner: &mut Runner,
+    prompts: &[Vec<Token>],
+    first_seed: u64,
+    scheduler: &mut Scheduler,
+) -> (Vec<Vec<Token>>, usize) {
+    for (prompt, seed) in prompts.iter().zip(first_seed..) {
+        let params = SamplingParams {
+            seed: Some(seed),
+            temperature: 5.0,
+            ignore_eos: true,
+            ..SamplingParams::default()
+        };
+        runner.open(SequenceId(seed), &params, prompt);
+        let new = NewSequence {
+            id: SequenceId(seed),
+            prompt: prompt.clone(),
+            max_tokens: Some(N_ANSWER),
+            stop: Vec::new(),
+        };
+        let submitted = scheduler.submit(new);
+        submitted.unwrap_or_else(|error| panic!("{error}"));
+    }
+    let (mut answers, mut n_loads) = (HashMap::<_, Vec<Token>>::new(), 0);
+    let now = Instant::now();
+    while !scheduler.is_idle() {
+        let plan = scheduler.schedule(now);
+        let loads = plan.cache.iter();
+        n_loads += loads
+            .filter(|op| matches!(op, CacheOp::Load { .. }))
+            .count();
+        let out = runner.run(&plan).unwrap_or_else(|error| panic!("{error}"));
+        for sampled in &out {
+            answers
+                .entry(sampled.sequence.0)
+                .or_default()
+                .push(sampled.token);
+        }
+        scheduler.apply(&out, now);
+    }
+    let seeds = (first_seed..).take(prompts.len());
+    let answers = seeds.map(|seed| answers.remove(&seed).unwrap_or_default());
+    (answers.collect(), n_loads)
+}
+
+fn scheduler(runner: &Runner, sharing: Sharing) -> Scheduler {
+    Scheduler::new(Limits {
+        n_slots: N_SLOTS,
+        n_kept: runner.n_kept(),
+        n_cells: runner.n_cells(),
+        sharing,
+        n_host: 1 << 20,
+        n_rows_to_park: usize::MAX,
+        n_ctx: runner.n_cells(),
+        n_batch: runner.n_batch(),
+        max_draft: 0,
+        n_draft_rows: 0,
+        max_queue: 100,
+        target_itl: Duration::from_secs(1),
+    })
+}
+
+fn runner(model: &Arc<Model>, params: ContextParams) -> Runner {
+    Runner::new(Arc::clone(model), &params).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Chats of two turns: each turn alone says what it says beside all others, which take more cells than
+/// there are.
+fn check(params: ContextParams, sharing: Sharing) {
+    let model = demo_model();
+    let mut crowded = runner(&model, params.clone());
+    let mut crowd = scheduler(&crowded, sharing);
+    let words = "the quick brown fox jumps over the lazy dog ".repeat(3);
+    let mut prompts: Vec<Vec<Token>> = (0..24)
+        .map(|n| {
+            let text = format!("{}Tell me about the number {n}", &words[..n % 5 * 20]);
+            model
+                .tokenize_prompt(&text)
+                .unwrap_or_else(|error| panic!("{error}"))
+        })
+        .collect();
+    let mut n_loads = 0;
+    for first_seed in [0, 100] {
+        let (together, n) = answers(&mut crowded, &prompts, first_seed, &mut crowd);
+        n_loads += n;
+        let mut quiet = runner(&model, params.clone());
+        for ((prompt, answer), seed) in prompts.iter_mut().zip(&together).zip(first_seed..) {
+            let mut nobody = scheduler(&quiet, Sharing::None);
+            let (alone, _) = answers(&mut quiet, std::slice::from_ref(prompt), seed, &mut nobody);
+            assert_eq!(alone, std::slice::from_ref(answer), "seed {seed}");
+            prompt.extend(answer);
+            prompt.extend_from_slice(&answer[..seed as usize % 7]);
+        }
+    }
+    assert_eq!(
+        n_loads > 0,
+        sharing == Sharing::Prefix,
+        "{n_loads} blocks came back"
+    );
+}
+
+#[test]
+fn in_a_shared_cache_wherever_the_cells_are() {
+    let params = ContextParams {
+        n_slots: N_SLOTS,
+        n_cells: 2048,
+        flash_attention: FlashAttention::On,
+        ..ContextParams::default()
+    };
+    check(params, Sharing::Prefix);
+}
+
+#[test]
+fn where_each_slot_has_its_own_cells() {
+    for flash_attention in [FlashAttention::On, FlashAttention::Off] {
+        let params = ContextParams {
+            n_slots: N_SLOTS,
+            n_cells: N_SLOTS * 512,
+            kv_unified: false,
+            flash_attention,
+            ..ContextParams::default()
+        };
+        check(params, Sharing::None);
+    }
+}
