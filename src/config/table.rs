@@ -219,7 +219,7 @@ pub static TABLE: Table<Draft> = Table {
                 set: |d, i| d.parameters.flash_attn = FlashAttn::ALL[i],
             },
             default: "auto",
-            meaning: "Flash attention; auto uses it on GPUs, for large heads on CPUs, and where a quantized V cache needs it",
+            meaning: "Flash attention; auto uses it on GPUs, for most models on CPUs, and where a quantized V cache needs it",
         },
         Parameter {
             name: "kv_unified",

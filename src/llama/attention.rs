@@ -35,7 +35,7 @@ const STRIP: usize = 16;
 ///
 /// A model with ALiBi keeps llama.cpp's all the same.
 pub fn computes_heads(key_length: u32, value_length: u32) -> bool {
-    let is_whole = |length: u32| length as usize % STRIP == 0;
+    let is_whole = |length: u32| (length as usize).is_multiple_of(STRIP);
     Instructions::best().is_some() && is_whole(key_length) && is_whole(value_length)
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use triton_llm::engine::Token;
 use triton_llm::llama::{ChatTemplate, ContextParams, FlashAttention, LoadParams, Model, Runner};
-use triton_llm::protocol::{Message, Role, SamplingParams};
+use triton_llm::protocol::{Message, Role};
 
 use crate::running::{Request, generate, greedy};
 

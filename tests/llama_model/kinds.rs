@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use triton_llm::engine::{Sharing, Token};
-use triton_llm::llama::{CacheType, ContextParams, FlashAttention, LoadParams, Model, Runner};
+use triton_llm::llama::{ContextParams, FlashAttention, LoadParams, Model, Runner};
 
 use crate::writer::{Folder, Gguf, N_EMBD, Shape, Value, attention, feed_forward, llama, model};
 
@@ -70,8 +70,7 @@ impl Kind {
     }
 }
 
-/// A runner of which a token does not hang on who is computed with whom: fused attention, and a cache
-/// of less precise numbers, would round in another way where cells lie in another order.
+/// A runner of which a token does not hang on who is computed with whom.
 pub fn runner(model: &Arc<Model>, n_slots: usize, n_cells: usize, n_ubatch: usize) -> Runner {
     let params = ContextParams {
         n_slots,
@@ -79,9 +78,7 @@ pub fn runner(model: &Arc<Model>, n_slots: usize, n_cells: usize, n_ubatch: usiz
         n_batch: 128,
         n_ubatch,
         n_threads: 1,
-        type_k: CacheType::F32,
-        type_v: CacheType::F32,
-        flash_attention: FlashAttention::Off,
+        flash_attention: FlashAttention::On,
         ..ContextParams::default()
     };
     Runner::new(model.clone(), &params).unwrap_or_else(|error| panic!("{error}"))

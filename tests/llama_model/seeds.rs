@@ -9,6 +9,7 @@ use triton_llm::llama::{ContextParams, FlashAttention, Model, Runner};
 use triton_llm::protocol::SamplingParams;
 
 use crate::demo::demo_model;
+use crate::kinds::{KINDS, tokens};
 
 const N_SLOTS: usize = 8;
 const N_ANSWER: u32 = 64;
@@ -82,24 +83,19 @@ fn runner(model: &Arc<Model>, params: ContextParams) -> Runner {
 
 /// Chats of two turns: each turn alone says what it says beside all others, which take more cells than
 /// there are.
-fn check(params: ContextParams, sharing: Sharing) {
-    let model = demo_model();
-    let mut crowded = runner(&model, params.clone());
+fn check(
+    model: &Arc<Model>,
+    mut prompts: Vec<Vec<Token>>,
+    params: ContextParams,
+    sharing: Sharing,
+) {
+    let mut crowded = runner(model, params.clone());
     let mut crowd = scheduler(&crowded, sharing);
-    let words = "the quick brown fox jumps over the lazy dog ".repeat(3);
-    let mut prompts: Vec<Vec<Token>> = (0..24)
-        .map(|n| {
-            let text = format!("{}Tell me about the number {n}", &words[..n % 5 * 20]);
-            model
-                .tokenize_prompt(&text)
-                .unwrap_or_else(|error| panic!("{error}"))
-        })
-        .collect();
     let mut n_loads = 0;
     for first_seed in [0, 100] {
         let (together, n) = answers(&mut crowded, &prompts, first_seed, &mut crowd);
         n_loads += n;
-        let mut quiet = runner(&model, params.clone());
+        let mut quiet = runner(model, params.clone());
         for ((prompt, answer), seed) in prompts.iter_mut().zip(&together).zip(first_seed..) {
             let mut nobody = scheduler(&quiet, Sharing::None);
             let (alone, _) = answers(&mut quiet, std::slice::from_ref(prompt), seed, &mut nobody);
@@ -115,6 +111,18 @@ fn check(params: ContextParams, sharing: Sharing) {
     );
 }
 
+fn prompts(model: &Model) -> Vec<Vec<Token>> {
+    let words = "the quick brown fox jumps over the lazy dog ".repeat(3);
+    let texts = (0..24).map(|n| format!("{}Tell me about the number {n}", &words[..n % 5 * 20]));
+    texts
+        .map(|text| {
+            model
+                .tokenize_prompt(&text)
+                .unwrap_or_else(|error| panic!("{error}"))
+        })
+        .collect()
+}
+
 #[test]
 fn in_a_shared_cache_wherever_the_cells_are() {
     let params = ContextParams {
@@ -123,11 +131,17 @@ fn in_a_shared_cache_wherever_the_cells_are() {
         flash_attention: FlashAttention::On,
         ..ContextParams::default()
     };
-    check(params, Sharing::Prefix);
+    let model = demo_model();
+    check(&model, prompts(&model), params.clone(), Sharing::Prefix);
+    for kind in &KINDS {
+        let prompts = (0..24).map(|n| tokens(n % 5, 20 + n as usize)).collect();
+        check(&kind.model(), prompts, params.clone(), kind.sharing);
+    }
 }
 
 #[test]
 fn where_each_slot_has_its_own_cells() {
+    let model = demo_model();
     for flash_attention in [FlashAttention::On, FlashAttention::Off] {
         let params = ContextParams {
             n_slots: N_SLOTS,
@@ -136,6 +150,6 @@ fn where_each_slot_has_its_own_cells() {
             flash_attention,
             ..ContextParams::default()
         };
-        check(params, Sharing::None);
+        check(&model, prompts(&model), params, Sharing::None);
     }
 }
