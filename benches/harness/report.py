@@ -21,6 +21,13 @@ leaves the programs' own source files out (tools/server, batched-bench, mtmd and
 llama-cpp-python, which holds llama.cpp 0.5.0.
 """
 
+GPUS = """
+## On GPUs
+
+Nothing has been measured: no machine with a GPU was to be had so far. `make gpu-check` packs what is needed, checks and
+measures on such a machine, and leaves a report, which belongs here. Where there is no GPU its path on the CPU passes.
+"""
+
 #: Rows that have a picture: the file's name, its title and unit, and the row numbers.
 PICTURES = [
     ("throughput", "Tokens a second, by clients", "tokens/s", (1, 2, 3)),
@@ -99,5 +106,5 @@ def write():
     for row, entry in stored:
         lines += details(row, entry)
     page = DOCS / "benchmarks.md"
-    page.write_text("\n".join(lines) + "\n")
+    page.write_text("\n".join(lines) + "\n" + GPUS)
     return page, table(stored)

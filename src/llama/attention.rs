@@ -143,14 +143,17 @@ unsafe extern "C" fn replace(
 ) -> bool {
     // SAFETY: see above.
     let (node, this) = unsafe { (&mut *node, &*attention.cast::<Attention>()) };
-    if node.op == sys::GGML_OP_FLASH_ATTN_EXT && Operands::of_flash(node).is_some() {
-        Operands::write_params(node, compute, attention);
-        node.op = sys::GGML_OP_CUSTOM;
-    }
-    if node.op == sys::GGML_OP_CUSTOM {
-        this.generation.fetch_add(1, Ordering::Relaxed);
-    }
-    if let Some(positions) = &this.positions {
+    let seen = panic::catch_unwind(AssertUnwindSafe(|| {
+        if node.op == sys::GGML_OP_FLASH_ATTN_EXT && Operands::of_flash(node).is_some() {
+            Operands::write_params(node, compute, attention);
+            node.op = sys::GGML_OP_CUSTOM;
+        }
+        if node.op == sys::GGML_OP_CUSTOM {
+            this.generation.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(positions) = &this.positions else {
+            return;
+        };
         let mut positions = writing(positions);
         match node.op {
             // SAFETY: as above; llama.cpp asks for the nodes of a graph in the order of their computation.
@@ -158,6 +161,9 @@ unsafe extern "C" fn replace(
             // SAFETY: as above.
             _ => unsafe { positions.note(node) },
         }
+    }));
+    if seen.is_err() {
+        this.has_failed.store(true, Ordering::Relaxed);
     }
     false
 }

@@ -89,6 +89,7 @@ impl Operands {
         unsafe { place.write_unaligned(params) };
         node.op_params[SCALE] = scale;
         node.op_params[SOFTCAP] = softcap;
+        Self::write_cache(node, None);
     }
 
     /// Notes, in a node with parameters of [`Operands::write_params`], which cache it looks at.
