@@ -25,7 +25,7 @@ use llama_cpp_sys_2 as sys;
 use kernel::{Buffers, Instructions};
 use operands::Operands;
 use positions::Positions;
-pub(super) use positions::Prints;
+pub(super) use positions::Print;
 use visible::Visible;
 
 /// Numbers that are computed with at once.
@@ -88,16 +88,17 @@ impl Attention {
         self.has_failed.swap(false, Ordering::Relaxed)
     }
 
-    /// What cells at these positions, whoever's, are known by when they come back; between steps.
-    pub(super) fn prints(&self, start: u32, end: u32) -> Prints {
-        let positions = self.positions.as_ref().map(reading);
-        positions.map_or_else(Prints::default, |positions| positions.prints(start, end))
+    /// What the cells of the rows computed since the last call are known by when they come back, row by
+    /// row; between steps.
+    pub(super) fn take_prints(&self) -> Vec<Print> {
+        let positions = self.positions.as_ref().map(writing);
+        positions.map_or_else(Vec::new, |mut positions| positions.take_new())
     }
 
-    /// Looks for cells that came back to the cache; between steps.
-    pub(super) fn recognize(&self, prints: &Prints) {
+    /// Looks for cells of positions from `start` on, which came back to the cache; between steps.
+    pub(super) fn recognize(&self, start: u32, prints: &[Print]) {
         if let Some(positions) = &self.positions {
-            writing(positions).recognize(prints);
+            writing(positions).recognize(start, prints);
         }
     }
 

@@ -351,6 +351,11 @@ impl Runner {
         {
             decoded = decoded.and(Err(DecodeError::Unknown(-3)));
         }
+        if let Some(attention) = &self.attention {
+            for (row, print) in rows.iter().zip(attention.take_prints()) {
+                self.slots.know(row.slot, row.pos, print);
+            }
+        }
         decoded.map_err(|error| {
             let (code, meaning) = match error {
                 DecodeError::NoKvCacheSlot => (1, "no room in the KV cache"),

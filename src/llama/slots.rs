@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
 
-use super::attention::{Attention, Prints};
+use super::attention::{Attention, Print};
 use super::runner::MAX_SLOTS;
 use crate::engine::{BlockId, CacheOp, Sharing, SlotId};
 
@@ -64,7 +64,7 @@ struct Saved {
     start: u32,
     end: u32,
     state: SeqState,
-    prints: Prints,
+    prints: Vec<Print>,
 }
 
 /// The slots of one context.
@@ -72,6 +72,8 @@ pub(super) struct Slots {
     memory: Memory,
     n_slots: usize,
     held: Vec<Held>,
+    /// What the cells of each slot are known by, from position 0 on; longer than what is held where it was cut.
+    prints: Vec<Vec<Print>>,
     saved: HashMap<BlockId, Saved>,
     /// llama.cpp's sequence to copy by way of; those of the slots that never run come after it.
     copying: Option<u16>,
@@ -80,10 +82,12 @@ pub(super) struct Slots {
 impl Slots {
     /// `n_slots` that run, and those that only keep what others have computed.
     pub(super) fn new(memory: Memory, n_slots: usize) -> Self {
+        let n_all = n_slots + memory.n_kept(n_slots);
         Self {
             memory,
             n_slots,
-            held: vec![Held::Tokens(0); n_slots + memory.n_kept(n_slots)],
+            held: vec![Held::Tokens(0); n_all],
+            prints: vec![Vec::new(); n_all],
             saved: HashMap::new(),
             copying: (memory.n_sequences(n_slots) > n_slots).then_some(n_slots as u16),
         }
@@ -112,6 +116,23 @@ impl Slots {
         self.set(slot, Held::Lost);
     }
 
+    /// Notes what the cell of a row that has run is known by.
+    pub(super) fn know(&mut self, slot: SlotId, position: u32, print: Print) {
+        if self.memory.sharing != Sharing::Prefix {
+            return;
+        }
+        if let Some(prints) = self.prints.get_mut(usize::from(slot.0)) {
+            prints.resize(position as usize, Print::default());
+            prints.push(print);
+        }
+    }
+
+    fn prints_between(&self, slot: SlotId, start: u32, end: u32) -> Vec<Print> {
+        let prints = &self.prints[usize::from(slot.0)];
+        let n = prints.len();
+        prints[n.min(start as usize)..n.min(end as usize)].to_vec()
+    }
+
     pub(super) fn change(
         &mut self,
         context: &mut LlamaContext,
@@ -132,7 +153,7 @@ impl Slots {
                     start,
                     end,
                     state,
-                    prints: attention.map_or_else(Prints::default, |own| own.prints(start, end)),
+                    prints: self.prints_between(slot, start, end),
                 };
                 self.saved.insert(block, saved);
                 Ok(())
@@ -159,6 +180,7 @@ impl Slots {
             _ if n_tokens > 0 && !self.memory.can_be_cut => return Err(UNCUT),
             _ => self.set(slot, kept),
         }
+        self.prints[usize::from(slot.0)].truncate(n_tokens as usize);
         let start = (n_tokens > 0).then_some(n_tokens);
         let cleared = clear(context, self.sequence_of(slot), start);
         cleared.map_err(|_| {
@@ -185,6 +207,7 @@ impl Slots {
             (_, Held::Tokens(0)) => return Err(TOO_FEW_TOKENS),
             _ => return Err("the slot is not empty"),
         }
+        self.prints[usize::from(to.0)] = self.prints_between(from, 0, n_tokens);
         let (from, to) = (self.sequence_of(from), self.sequence_of(to));
         let shared = context.copy_kv_cache_seq(from, to, None, Some(n_tokens));
         shared.map_err(|_| NO_SUCH_POSITION)
@@ -232,8 +255,11 @@ impl Slots {
             return Err(NOT_COPIED);
         }
         if let Some(attention) = attention {
-            attention.recognize(&saved.prints);
+            attention.recognize(saved.start, &saved.prints);
         }
+        let prints = &mut self.prints[usize::from(slot.0)];
+        prints.resize(saved.start as usize, Print::default());
+        prints.extend(saved.prints);
         self.hold(slot, saved.end);
         Ok(())
     }

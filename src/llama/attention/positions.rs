@@ -9,11 +9,7 @@ use std::slice;
 use llama_cpp_sys_2 as sys;
 
 /// The beginning of a cell's keys in the first layer: these depend on its token and position alone.
-type Print = [u8; 16];
-
-/// The positions of cells that leave the cache, by what they are known by when they come back.
-#[derive(Default)]
-pub struct Prints(HashMap<Print, u32>);
+pub type Print = [u8; 16];
 
 /// What the nodes seen so far say.
 #[derive(Default)]
@@ -23,6 +19,8 @@ pub(super) struct Positions {
     written: Vec<Written>,
     /// The positions of the rows that are computed.
     rows: Vec<u32>,
+    /// Cells of the first cache that were written since somebody asked, row by row.
+    new: Vec<usize>,
 }
 
 /// Cells of several layers, with the same tokens in all of them.
@@ -120,6 +118,9 @@ impl Positions {
                     *at = position;
                 }
             }
+            if idx == 0 {
+                self.new.extend(cells.iter().map(|cell| *cell as usize));
+            }
         }
         Some(idx)
     }
@@ -130,44 +131,44 @@ impl Positions {
         cache.map_or(&[], |cache| &cache.positions)
     }
 
-    /// What cells at these positions are known by.
-    pub(super) fn prints(&self, start: u32, end: u32) -> Prints {
-        let cells = self.caches.iter().flat_map(Cache::cells);
-        Prints(
-            cells
-                .filter(|(_, position)| (start..end).contains(position))
-                .collect(),
-        )
+    /// What the cells are known by that were written since the last call, row by row.
+    pub(super) fn take_new(&mut self) -> Vec<Print> {
+        let new = std::mem::take(&mut self.new);
+        let keys = self.caches.first().map(|cache| cache.keys);
+        let prints = keys
+            .into_iter()
+            .flat_map(|keys| new.iter().map(move |cell| keys.print(*cell)));
+        prints.collect()
     }
 
-    /// Takes the positions of cells that are back in the cache, wherever they are.
-    pub(super) fn recognize(&mut self, prints: &Prints) {
-        for cache in &mut self.caches {
-            let found: Vec<_> = cache
-                .cells()
-                .map(|(print, _)| prints.0.get(&print))
-                .collect();
-            for (position, found) in cache.positions.iter_mut().zip(found) {
-                *position = found.copied().unwrap_or(*position);
+    /// Takes the positions, from `start` on, of cells that are back in the cache, wherever they are.
+    pub(super) fn recognize(&mut self, start: u32, prints: &[Print]) {
+        let known: HashMap<&Print, u32> = prints.iter().zip(start..).collect();
+        for Cache {
+            keys, positions, ..
+        } in &mut self.caches
+        {
+            for (cell, position) in positions.iter_mut().enumerate() {
+                if let Some(known) = known.get(&keys.print(cell)) {
+                    *position = *known;
+                }
             }
         }
     }
 }
 
-impl Cache {
-    /// What each cell is known by, and its position.
-    fn cells(&self) -> impl Iterator<Item = (Print, u32)> {
-        let Keys { data, stride, .. } = self.keys;
-        let print = move |cell| {
-            let mut print = Print::default();
-            let n_bytes = stride.min(print.len());
+impl Keys {
+    /// What a cell is known by.
+    fn print(self, cell: usize) -> Print {
+        let mut print = Print::default();
+        if cell < self.n_cells {
+            let n_bytes = self.stride.min(print.len());
             // SAFETY: llama.cpp has the cell in memory, and nobody writes to it between steps.
-            let bytes = unsafe { slice::from_raw_parts(data.add(cell * stride), n_bytes) };
+            let bytes =
+                unsafe { slice::from_raw_parts(self.data.add(cell * self.stride), n_bytes) };
             print[..n_bytes].copy_from_slice(bytes);
-            print
-        };
-        let positions = self.positions.iter().enumerate();
-        positions.map(move |(cell, &position)| (print(cell), position))
+        }
+        print
     }
 }
 
