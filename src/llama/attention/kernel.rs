@@ -2,7 +2,7 @@
 //!
 //! Softmax is computed as it goes: for each query the highest score so far, the sum of what the
 //! exponentials of scores are beside it, and the sum of values by these weights. All of it in f32, and
-//! for each query in the order of the cells.
+//! for each query in an order that only the positions of its own cells decide.
 
 use std::array;
 use std::ops::Range;
@@ -148,9 +148,7 @@ impl Part<'_> {
     }
 
     fn groups(&self) -> impl Iterator<Item = Group> {
-        let Self {
-            operands, block, ..
-        } = self;
+        let Self { operands, block } = self;
         let heads = block.heads.clone();
         let n_per_group = operands.n_heads_per_group();
         let groups = heads.start / n_per_group..heads.end.div_ceil(n_per_group);
@@ -169,9 +167,7 @@ impl Part<'_> {
 impl Buffers {
     /// Takes the queries of a part.
     fn begin(&mut self, part: &Part) {
-        let Part {
-            operands, block, ..
-        } = part;
+        let Part { operands, block } = part;
         let (n_numbers, n_values) = (operands.k.ne[0], operands.v.ne[0]);
         self.queries.clear();
         for group in part.groups() {

@@ -122,20 +122,8 @@ impl ForQueries for ScoreStrips<'_> {
         // SAFETY: there are so many.
         let strip =
             |column, at| unsafe { S::load(strips.as_ptr().add((column * n_numbers + at) * STRIP)) };
-        let every_sixteenth = |first: usize| {
-            let mut sums = [[S::splat(0.0); M]; N];
-            for at in (first..n_numbers).step_by(STRIP) {
-                let strips: [S; M] = array::from_fn(|column| strip(column, at));
-                for row in 0..N {
-                    // SAFETY: each query has so many numbers.
-                    let number = S::splat(unsafe { *numbers[row].get_unchecked(at) });
-                    for column in 0..M {
-                        sums[row][column] = strips[column].multiply_add(number, sums[row][column]);
-                    }
-                }
-            }
-            sums
-        };
+        let every_sixteenth =
+            |first| multiply::<S, N, M, STRIP>(numbers, first, strip, [[S::splat(0.0); M]; N]);
         let scores = in_order(every_sixteenth, |a: [[S; M]; N], b| {
             array::from_fn(|row| array::from_fn(|column| a[row][column].add(b[row][column])))
         });
@@ -203,23 +191,25 @@ impl<V: Values + ?Sized> ForQueries for AddFrom<'_, V> {
         });
         // SAFETY: there are so many cells and columns.
         let strip = |at, cell_idx| unsafe { self.values.strip(column + at, cell_idx) };
-        let sums = multiply(weights, strip, sums);
+        let sums = multiply::<S, N, M, 1>(weights, 0, strip, sums);
         for (&query, sum) in queries.iter().zip(sums) {
             store(sum, &mut self.sums[place(query)..]);
         }
     }
 }
 
-/// Adds to the sums of each row the strips of each column, each times that row's factor for it.
+/// Adds to the sums of each row the strips of each column, each times that row's factor for it: those
+/// from the first on, `STEP` apart.
 #[inline(always)]
-fn multiply<S: Strip, const N: usize, const M: usize>(
+fn multiply<S: Strip, const N: usize, const M: usize, const STEP: usize>(
     factors: [&[f32]; N],
+    first: usize,
     strip: impl Fn(usize, usize) -> S,
     mut sums: [[S; M]; N],
 ) -> [[S; M]; N] {
     let n_factors = factors[0].len();
     assert!(factors.iter().all(|row| row.len() == n_factors));
-    for at in 0..n_factors {
+    for at in (first..n_factors).step_by(STEP) {
         let strips: [S; M] = array::from_fn(|column| strip(column, at));
         for row in 0..N {
             // SAFETY: there are so many, as asserted.

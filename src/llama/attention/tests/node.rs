@@ -220,7 +220,6 @@ impl Node {
                 ));
             }
         }
-        let mut out = vec![f32::NAN; expected.len()];
         let mut node = described(
             sys::GGML_TYPE_F32,
             [shape.n_values, n_heads, n_rows, n_streams],
@@ -228,13 +227,23 @@ impl Node {
         node.nb[1] = row_bytes(sys::GGML_TYPE_F32, shape.n_values);
         node.nb[2] = node.nb[1] * n_heads;
         node.nb[3] = node.nb[2] * n_rows;
-        node.data = out.as_mut_ptr().cast();
         node.op = sys::GGML_OP_FLASH_ATTN_EXT;
         for (at, param) in [scale, 0.0, shape.softcap].into_iter().enumerate() {
             node.op_params[at] = param.to_bits().cast_signed();
         }
         let mut sources = vec![q, k, v, mask, sink];
         sources.truncate(if shape.has_sinks { 5 } else { 4 });
+        Self::assembled(node, sources, expected.len(), expected)
+    }
+
+    fn assembled(
+        mut node: sys::ggml_tensor,
+        mut sources: Vec<Source>,
+        n_out: usize,
+        expected: Vec<f32>,
+    ) -> Self {
+        let mut out = vec![f32::NAN; n_out];
+        node.data = out.as_mut_ptr().cast();
         for (at, source) in sources.iter_mut().enumerate() {
             node.src[at] = ptr::from_mut(&mut source.tensor);
         }
@@ -288,20 +297,11 @@ impl Node {
             let bytes = sinks.bytes.clone();
             sources.push(Source::new(sys::GGML_TYPE_F32, ne, [1, 2, 3], bytes));
         }
-        let mut out = vec![f32::NAN; n_rows * shape.n_heads() * shape.n_values];
         let mut node = self.node;
         node.ne[2] = n_rows as i64;
         node.nb[3] = node.nb[2] * n_rows;
-        node.data = out.as_mut_ptr().cast();
-        for (at, source) in sources.iter_mut().enumerate() {
-            node.src[at] = ptr::from_mut(&mut source.tensor);
-        }
-        Self {
-            node,
-            sources,
-            out,
-            expected: Vec::new(),
-        }
+        let n_out = n_rows * shape.n_heads() * shape.n_values;
+        Self::assembled(node, sources, n_out, Vec::new())
     }
 
     /// As llama.cpp's graphs do: the cell at each of these places is of the next position.
