@@ -2,16 +2,26 @@
 //!
 //! The table is filled at run time (see `src/triton/api.rs`), so the library
 //! neither links against libtritonserver nor leaves symbols undefined. In the
-//! shape of a folder, the library finds llama.cpp's beside itself.
+//! shape of a folder, the library finds llama.cpp's beside itself, and knows
+//! which GPUs that has code for.
 
 use std::path::PathBuf;
 use std::{env, fs};
 
 const OUR_HEADER: &str = "include/triton_abi.h";
 
+/// CMake's list of the GPUs that CUDA's module has code for.
+const CUDA_ARCHITECTURES: &str = "CMAKE_CUDA_ARCHITECTURES";
+
 fn main() {
     println!("cargo:rerun-if-env-changed=TRITON_INCLUDE_DIR");
     println!("cargo:rerun-if-changed={OUR_HEADER}");
+    println!("cargo:rerun-if-env-changed={CUDA_ARCHITECTURES}");
+    let architectures = match env::var_os("CARGO_FEATURE_CUDA") {
+        Some(_) => env::var(CUDA_ARCHITECTURES).unwrap_or_default(),
+        None => String::new(),
+    };
+    println!("cargo:rustc-env=TRITON_LLM_CUDA_ARCHITECTURES={architectures}");
     if env::var_os("CARGO_FEATURE_DYNAMIC_BACKENDS").is_some() {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-rpath,$ORIGIN");
     }

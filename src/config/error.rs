@@ -5,7 +5,7 @@
 
 use crate::protocol::{ParameterError, RequestError};
 
-use super::{MAX_SLOTS, MIN_COMPUTE_CAPABILITY};
+use super::MAX_SLOTS;
 
 /// Why a model configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -145,12 +145,13 @@ pub enum ConfigError {
     #[error("instance_group[{group}] names GPU {number} in 'gpus' twice: 'count' is for that")]
     RepeatedGpu { group: usize, number: u32 },
     #[error(
-        "{name} ({model}) has compute capability {}.{}: must be at least {}.{}",
-        found.0, found.1, MIN_COMPUTE_CAPABILITY.0, MIN_COMPUTE_CAPABILITY.1
+        "{name} ({model}) has compute capability {}.{}: must be {wanted}",
+        found.0, found.1
     )]
     UnfitGpu {
         name: String,
         model: String,
         found: (u32, u32),
+        wanted: String,
     },
 }

@@ -5,6 +5,7 @@
 //! JSON text and nothing here reads files, devices or the clock; whether paths
 //! exist is found out by those who open them.
 
+mod architectures;
 mod autocomplete;
 mod error;
 mod offload;
@@ -18,7 +19,7 @@ pub use autocomplete::{Completed, autocomplete};
 pub use error::ConfigError;
 pub use offload::{GpuLayers, MAX_DEVICES, SplitMode, TensorOverride};
 pub use parameters::{CacheType, FlashAttn, Parameters, SpeculativeMethod};
-pub use placement::{Gpu, MIN_COMPUTE_CAPABILITY, Place, Placement, placement};
+pub use placement::{Gpu, Place, Placement, placement};
 pub use raw::{InstanceGroup, InstanceKind};
 
 use raw::RawConfig;

@@ -5,13 +5,11 @@
 
 use std::fmt;
 
+use super::architectures;
 use super::offload::{SplitMode, TensorOverride};
 use super::raw::{InstanceGroup, InstanceKind};
 use super::{ConfigError, ModelConfig, Parameters};
 use crate::protocol::table::quoted;
-
-/// The oldest compute capability that CUDA 13, which this library is built with, has code for.
-pub const MIN_COMPUTE_CAPABILITY: (u32, u32) = (7, 5);
 
 /// A GPU of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -258,13 +256,14 @@ fn placed(place: Place, gpus: Vec<Gpu>, split_mode: SplitMode) -> Placement {
 }
 
 fn check_fitness(gpu: &Gpu) -> Result<(), ConfigError> {
-    match gpu.compute_capability < MIN_COMPUTE_CAPABILITY {
-        true => Err(ConfigError::UnfitGpu {
+    match architectures::wanted(architectures::BUILT_FOR, gpu.compute_capability) {
+        None => Ok(()),
+        Some(wanted) => Err(ConfigError::UnfitGpu {
             name: gpu.name(),
             model: gpu.model.clone(),
             found: gpu.compute_capability,
+            wanted,
         }),
-        false => Ok(()),
     }
 }
 

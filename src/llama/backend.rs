@@ -9,7 +9,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use llama_cpp_2::LlamaBackendDeviceType;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_sys_2 as sys;
 use log::Level;
@@ -48,15 +47,13 @@ pub fn init() -> Result<(), NoModule> {
 
 /// Whether this build and machine have a GPU that llama.cpp can use.
 pub fn has_gpu() -> bool {
-    init().is_ok()
-        && llama_cpp_2::list_llama_ggml_backend_devices()
-            .iter()
-            .any(|device| {
-                matches!(
-                    device.device_type,
-                    LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu
-                )
-            })
+    let kinds = [
+        sys::GGML_BACKEND_DEVICE_TYPE_GPU,
+        sys::GGML_BACKEND_DEVICE_TYPE_IGPU,
+    ];
+    // SAFETY: llama.cpp is initialised, and its table of devices is not changed afterwards.
+    let is_there = |kind| unsafe { !sys::ggml_backend_dev_by_type(kind).is_null() };
+    init().is_ok() && kinds.into_iter().any(is_there)
 }
 
 pub(super) fn backend() -> Result<&'static LlamaBackend, NoModule> {
