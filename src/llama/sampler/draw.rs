@@ -58,8 +58,8 @@ pub(super) fn from_all(
 ) -> Option<Token> {
     let max = logits.max() / temperature;
     sums.clear();
-    let weights = |block| exp::sum(&exp::weights(block, temperature, max));
-    sums.extend(logits.blocks().map(weights));
+    let blocks = logits.blocks();
+    sums.extend(blocks.map(|block| exp::weigh(block, temperature, max)));
     let target = sums.iter().sum::<f64>() * chance;
     // The target's own error, and that of what is summed up to it.
     let margin = target * 2.0 * exp::MAX_ERROR;

@@ -149,7 +149,7 @@ pub(super) fn nucleus(logits: &Scanned, p: f32, kept: &mut Vec<Candidate>) -> bo
     let max = logits.max();
     let (mut sum, mut n_logits) = (0.0, 0);
     for block in logits.blocks() {
-        sum = exp::add_in_order(sum, &exp::weights(block, 1.0, max));
+        sum = exp::add_weights(sum, block, max);
         n_logits += block.len();
     }
     // All tokens below this have less than half of what the nucleus may leave out.

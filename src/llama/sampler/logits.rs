@@ -3,6 +3,8 @@
 //! The sampler makes one for each token, on any thread. Finds what is at the top of a row of any
 //! length by looking at each block's highest logit first.
 
+use multiversion::multiversion;
+
 use super::{Candidate, SampleError};
 use crate::engine::Token;
 
@@ -60,7 +62,8 @@ impl<'a> Logits<'a> {
         let Self { row, blocks } = self;
         let (full, rest) = row.as_chunks::<BLOCK>();
         blocks.max.clear();
-        blocks.max.extend(full.iter().map(|block| highest(block)));
+        blocks.max.resize(full.len(), f32::NEG_INFINITY);
+        highest_of_each(full, &mut blocks.max);
         if !rest.is_empty() {
             blocks.max.push(highest(rest));
         }
@@ -161,11 +164,19 @@ impl Scanned<'_> {
     }
 }
 
+/// The highest logit of each block, see [`highest`].
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "x86_64+sse4.1"))]
+fn highest_of_each(blocks: &[[f32; BLOCK]], max: &mut [f32]) {
+    for (max, block) in max.iter_mut().zip(blocks) {
+        *max = highest(block);
+    }
+}
+
 /// The highest of some logits; NaN if one is.
 ///
 /// As whole numbers of the same order, of which a compiler may join the maxima in any order, and so
 /// many at a time.
-#[inline]
+#[inline(always)]
 fn highest(logits: &[f32]) -> f32 {
     let mut max = ordered(f32::NEG_INFINITY.to_bits() as i32);
     let mut size = 0;
