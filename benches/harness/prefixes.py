@@ -66,30 +66,32 @@ def row_4(settings):
     return figures, notes
 
 
+def second_user(settings, seed, n_first=4000):
+    """A user whose prefix is that of another, who has begun an answer of `n_first` tokens."""
+    system = workloads.shared_prefix(settings.sizes.prefix_tokens, seed)
+    first = workloads.turn(workloads.own_words(28, f"{seed} first"), n_first)
+    second = workloads.turn(workloads.own_words(N_OWN, f"{seed} second"), N_ANSWER)
+    return workloads.workload([
+        workloads.session(first, system=system, background=True),
+        workloads.session(second, system=system, after=0),
+    ])  # fmt: skip
+
+
 def row_5(settings):
     """the same prefix while the first user is still generating: first token"""
 
-    def conversation(seed):
-        system = workloads.shared_prefix(settings.sizes.prefix_tokens, seed)
-        first = workloads.turn(workloads.own_words(28, f"{seed} first"), 4000)
-        second = workloads.turn(workloads.own_words(N_OWN, f"{seed} second"), N_ANSWER)
-        return workloads.workload([
-            workloads.session(first, system=system, background=True),
-            workloads.session(second, system=system, after=0),
-        ])  # fmt: skip
-
     def mine(seed):
         with ours(settings.model, n_ctx=32_768, n_parallel=4) as endpoint:
-            return first_token(drive(warmed_up(endpoint), conversation(seed)).record(1))
+            return first_token(drive(warmed_up(endpoint), second_user(settings, seed)).record(1))
 
     def suffix(seed):
-        _, second = conversation(seed)["sessions"]
+        _, second = second_user(settings, seed)["sessions"]
         history = workloads.chatml([("system", second["system"])])
         return suffix_seconds(settings.model, history, f"<|im_start|>user\n{second['turns'][0]['user']}{workloads.ANSWER_HEAD}")
 
     def peer(seed):
         with llama_server(settings.model, "-c", "32768", "-np", "4") as endpoint:
-            return first_token(drive(warmed_up(endpoint), conversation(seed)).record(1))
+            return first_token(drive(warmed_up(endpoint), second_user(settings, seed)).record(1))
 
     results = alternate(settings.repeats, ours=mine, peer=suffix)
     figure = Figure(
@@ -135,6 +137,11 @@ def last_turn(settings, given, report, chat):
     return history, f"<|im_end|>\n<|im_start|>user\n{last['user']}{workloads.ANSWER_HEAD}"
 
 
+def last_turns(report, n_chats, last):
+    """Seconds to the first token of the last turn, the median of the chats."""
+    return statistics.median(first_token(report.record(chat, last)) for chat in range(n_chats))
+
+
 def row_6(settings):
     """a chat of many turns, the whole history sent each time: first token of the last turn"""
     figures, notes = [], [SUFFIX_NOTE]
@@ -146,7 +153,7 @@ def row_6(settings):
             given = chats(settings, n_chats, repeat)
             with ours(settings.model, n_ctx=32_768, n_parallel=4) as endpoint:
                 report = drive(warmed_up(endpoint), given).whole()
-            mine.append(statistics.median(first_token(report.record(chat, last)) for chat in range(n_chats)))
+            mine.append(last_turns(report, n_chats, last))
             alone.append(suffix_seconds(settings.model, *last_turn(settings, given, report, 0)))
             reports.append(report)
             say(f"    {repeat + 1} of {settings.repeats}: {mine[-1]:.3f} s, the new tokens alone {alone[-1]:.3f} s")
@@ -156,7 +163,7 @@ def row_6(settings):
         worst = max(first_token(report.record(chat, last)) for report in reports for chat in range(n_chats))
         with llama_server(settings.model, "-c", "32768", "-np", "4") as endpoint:
             peer = drive(warmed_up(endpoint), chats(settings, n_chats, 0)).whole()
-        theirs = statistics.median(first_token(peer.record(chat, last)) for chat in range(n_chats))
+        theirs = last_turns(peer, n_chats, last)
         cached = reports[0].record(0, last)
         notes.append(
             f"{name}: the slowest first token of a last turn took {worst:.3f} s; {cached['cached_tokens']} of "

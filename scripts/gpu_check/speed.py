@@ -5,7 +5,7 @@ import subprocess
 from types import SimpleNamespace
 
 import random_model
-from harness import latency, workloads
+from harness import latency, prefixes, workloads
 from harness.client import drive, first_token
 from harness.servers import llama_server, ours
 from harness.settings import BATCHED_BENCH, BENCH, Sizes
@@ -17,10 +17,11 @@ N_CTX = 32_768
 def run(report):
     if report.on_gpu:
         plan = [("8b", "Q4_K_M"), ("8b", "Q8_0")]
-        sizes, streams = Sizes(prompt_words=504, answer_tokens=256, long_tokens=8192), (1, 4, 8, 16, 32)
+        sizes, streams = Sizes(prompt_words=504, answer_tokens=256, turns=10), (1, 4, 8, 16, 32)
     else:
         plan = [("tiny", "Q4_K_M")]
-        sizes, streams = Sizes(prompt_words=24, answer_tokens=8, long_tokens=512), (1, 2)
+        sizes = Sizes(prompt_words=24, answer_tokens=8, prefix_tokens=256, long_tokens=512, turns=3)
+        streams = (1, 2)
     seconds = 60 if report.on_gpu else 0
     for shape, weights in plan:
         model = BENCH / "models" / f"{shape}-{weights}.gguf"
@@ -34,6 +35,8 @@ def run(report):
         name = f"{shape} {weights}"
         throughput(setting, name)
         entering(setting, name)
+        if (shape, weights) == plan[-1]:
+            beginnings(setting, name)
         model.unlink()
 
 
@@ -60,26 +63,35 @@ def rates(setting, endpoint):
 
 def throughput(setting, name):
     report, n_most = setting.report, max(setting.streams)
-    columns = {"triton-llm": {}, "llama-server, its default": {}, "llama-server -kvu": {}, "llama-batched-bench": {}}
-    with report.step(f"speed of {name}: triton-llm", setting.seconds) as notes:
-        if notes is not None:
-            with our_server(setting, n_parallel=n_most, n_ctx=N_CTX) as endpoint:
-                columns["triton-llm"] = rates(setting, endpoint)
-            notes.append(as_note(columns["triton-llm"]))
-    with report.step(f"speed of {name}: llama-server with a slot for each stream", setting.seconds) as notes:
-        for n in setting.streams if notes is not None else ():
+    peers_slots = ["-c", str(N_CTX), "-np", str(n_most)]
+
+    def on_one(server):
+        with server as endpoint:
+            return rates(setting, endpoint)
+
+    def on_one_each():
+        found = {}
+        for n in setting.streams:
             with peer(setting, "-c", str(N_CTX), "-np", str(n)) as endpoint:
-                rate = drive(warmed_up(endpoint), prompts(setting, n)).whole().tokens_per_second
-            columns["llama-server, its default"][n] = rate
-    with report.step(f"speed of {name}: llama-server -kvu", setting.seconds) as notes:
-        if notes is not None:
-            with peer(setting, "-c", str(N_CTX), "-np", str(n_most), "-kvu") as endpoint:
-                columns["llama-server -kvu"] = rates(setting, endpoint)
-            notes.append(as_note(columns["llama-server -kvu"]))
-    with report.step(f"speed of {name}: llama-batched-bench", setting.seconds) as notes:
-        if notes is not None:
-            columns["llama-batched-bench"] = batched_bench(setting)
-            notes.append(as_note(columns["llama-batched-bench"]))
+                found[n] = drive(warmed_up(endpoint), prompts(setting, n)).whole().tokens_per_second
+        return found
+
+    runs = {
+        "triton-llm": lambda: on_one(our_server(setting, n_parallel=n_most, n_ctx=N_CTX)),
+        "llama-server with a slot for each stream": on_one_each,
+        "llama-server -kvu": lambda: on_one(peer(setting, *peers_slots, "-kvu")),
+        "llama-server -kvu -bs": lambda: on_one(peer(setting, *peers_slots, "-kvu", "-bs")),
+        "llama-batched-bench": lambda: batched_bench(setting),
+        "triton-llm, kv_unified false": lambda: on_one(
+            our_server(setting, n_parallel=n_most, n_ctx=N_CTX, kv_unified="false")
+        ),
+    }
+    columns = {column: {} for column in runs}
+    for column, run in runs.items():
+        with report.step(f"speed of {name}: {column}", setting.seconds) as notes:
+            if notes is not None:
+                columns[column] = run()
+                notes.append(as_note(columns[column]))
     mine = columns.pop("triton-llm")
     for n in setting.streams:
         peers = {peer_name: found.get(n) for peer_name, found in columns.items()}
@@ -125,3 +137,46 @@ def entering(setting, name):
         first = {who: first_token(one.record(latency.N_STREAMS)) * 1000 for who, one in found.items()}
         setting.report.figure(f"{name}: p99 gap of 8 streams while a prompt enters", "ms", gap.pop("ours"), **gap)
         setting.report.figure(f"{name}: that prompt's first token", "ms", first.pop("ours"), **first)
+
+
+def beginnings(setting, name):
+    """Prompts that begin alike: first tokens, as in rows 4 to 6 of the benchmarks."""
+    sizes = setting.sizes
+    for n in (8, 16):
+        what = f"{n} clients arrive together with one prefix of {sizes.prefix_tokens} tokens: the last first token"
+        together = prefixes.arrival_together(setting, n, "together")
+        first_tokens(setting, f"{name}: {what}", prefixes.cells_for(setting, n), n, together, prefixes.last_first_token)
+
+    def second(report):
+        return first_token(report.record(1))
+
+    what = f"{name}: the same prefix while its first user still generates: first token"
+    alone = prefixes.second_user(setting, "second", n_first=1)
+    first_tokens(setting, what, N_CTX, 4, prefixes.second_user(setting, "second"), second, alone)
+    for n in (1, 8):
+
+        def last(report):
+            return prefixes.last_turns(report, n, sizes.turns - 1)
+
+        what = f"{name}: turn {sizes.turns} of {n} chats on 4 slots: first token"
+        first_tokens(setting, what, N_CTX, 4, prefixes.chats(setting, n, "chat"), last)
+
+
+def first_tokens(setting, what, n_ctx, n_slots, workload, seconds_of, alone=None):
+    """One figure; `alone` is the same without anybody else, which we are compared with, too."""
+
+    def on(server, given):
+        with server as endpoint:
+            return seconds_of(drive(warmed_up(endpoint), given)) * 1000
+
+    def mine(given):
+        return on(our_server(setting, n_ctx=n_ctx, n_parallel=n_slots), given)
+
+    with setting.report.step(what, setting.seconds) as notes:
+        if notes is None:
+            return
+        peers = {"triton-llm, nobody else": mine(alone)} if alone else {}
+        for flags in ([], ["-kvu"]):
+            server = peer(setting, "-c", str(n_ctx), "-np", str(n_slots), *flags)
+            peers[" ".join(["llama-server", *flags])] = on(server, workload)
+        setting.report.figure(what, "ms", mine(workload), **peers)
