@@ -6,11 +6,18 @@
 //! `host` for how; `FAKE_HOST_VERBOSE=1` shows the library's log.
 
 mod host;
+#[expect(dead_code, reason = "tests/llama_model uses all of it")]
+#[path = "llama_model/kinds.rs"]
+mod kinds;
+#[expect(dead_code, reason = "tests/llama_model uses all of it")]
+#[path = "llama_model/writer.rs"]
+mod writer;
 
 use host::{
     Ask, CANCELLED, Config, GPU, Given, INTERNAL, INVALID_ARG, KIND_GPU, KIND_MODEL, NOT_FOUND,
     Outcome, Running, Served, Server, UNAVAILABLE, UNSUPPORTED,
 };
+use triton_llm::engine::Sharing;
 use triton_llm::llama::{CacheType, ModelFile};
 
 /// Runs a scenario on a freshly loaded demo model and ends everything after it.
@@ -567,6 +574,28 @@ fn bad_configurations_do_not_load() {
         let (found, message) = server.load(&config).err().expect("it does not load");
         assert!(message.contains(part), "{message}");
         assert_eq!(found, code, "{message}");
+    }
+    server.stop();
+}
+
+/// A wrong guess could not be taken back.
+#[test]
+fn drafts_need_a_memory_that_can_be_cut() {
+    let server = Server::start();
+    for kind in &kinds::KINDS {
+        let (_folder, path) = kind.file();
+        let path = path.to_str().expect("is ASCII");
+        let config = Config::default().with("model_path", path);
+        let loaded = server.load(&config.with("speculative_method", "ngram"));
+        match (kind.sharing, loaded) {
+            (Sharing::Prefix, Ok(served)) => served.unload(),
+            (Sharing::Whole, Err((code, message))) => {
+                assert_eq!(code, INVALID_ARG, "{}", kind.name);
+                let field = "config parameter 'speculative_method': must be \"none\"";
+                assert!(message.starts_with(field), "{}: {message}", kind.name);
+            }
+            (_, loaded) => panic!("{}: {:?}", kind.name, loaded.err()),
+        }
     }
     server.stop();
 }

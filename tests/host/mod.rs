@@ -355,33 +355,34 @@ pub struct Config {
     pub auto_complete: bool,
     /// Of the one instance; the configuration's group has it, too.
     pub kind: c_int,
-    pub parameters: Vec<(&'static str, &'static str)>,
+    pub parameters: Vec<(&'static str, String)>,
 }
 
 impl Default for Config {
     /// Greedy, small, and one thread only: scenarios are about the wire.
     fn default() -> Self {
-        let parameters = vec![
+        let parameters = [
             ("sampling_parameters", r#"{"temperature": 0}"#),
             ("n_threads", "1"),
             ("n_ctx", "8192"),
             ("n_parallel", "8"),
-        ];
+        ]
+        .map(|(name, value)| (name, value.to_owned()));
         Self {
             name: "demo",
             max_batch_size: 0,
             auto_complete: true,
             kind: KIND_CPU,
-            parameters,
+            parameters: parameters.into(),
         }
     }
 }
 
 impl Config {
     /// Sets a parameter.
-    pub fn with(mut self, name: &'static str, value: &'static str) -> Self {
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.parameters.retain(|(known, _)| *known != name);
-        self.parameters.push((name, value));
+        self.parameters.push((name, value.into()));
         self
     }
 

@@ -1,5 +1,6 @@
 //! Tiny models of random weights, one for each kind of memory that llama.cpp has.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use triton_llm::engine::{Sharing, Token};
@@ -59,9 +60,15 @@ pub const KINDS: [Kind; 5] = [
 ];
 
 impl Kind {
-    pub fn model(&self) -> Arc<Model> {
+    /// Its file, which is gone with the folder.
+    pub fn file(&self) -> (Folder, PathBuf) {
         let folder = Folder::new(&format!("kind-{}", self.name));
         let path = folder.write("tiny.gguf", &(self.gguf)().bytes());
+        (folder, path)
+    }
+
+    pub fn model(&self) -> Arc<Model> {
+        let (_folder, path) = self.file();
         let params = LoadParams {
             use_mmap: false,
             ..LoadParams::default()
