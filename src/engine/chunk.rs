@@ -9,7 +9,7 @@ use super::sequence::Sequence;
 use super::step_time::{StepSize, StepTime};
 
 /// What of its time a step is planned to take: predictions err.
-const AIM: f64 = 0.85;
+const AIM: f64 = 0.7;
 
 /// Rows that prompts get in every step, whatever it takes, so that they come to their end.
 const MIN_ROWS: usize = 8;
