@@ -392,14 +392,15 @@ fn parameters_are_read() {
         let expected: Vec<String> = expected.iter().map(|&name| name.to_owned()).collect();
         assert_eq!(read, Ok(Some(expected)), "{written}");
     }
-    let read = parameters(&[
-        (
-            "override_tensor",
-            r"ffn_.*=CPU,^blk\.(1|2)\.attn_[qk]{1}=CUDA0",
-        ),
-        ("n_cpu_moe", "1"),
-    ]);
-    let overrides = read.expect("are patterns").overrides();
+    for (written, expected) in [("auto", None), ("-1", None), ("0", Some(0)), ("3", Some(3))] {
+        let read = parameters(&[("n_cpu_moe", written)]).map(|read| read.n_cpu_moe);
+        assert_eq!(read, Ok(expected), "{written}");
+    }
+    let read = parameters(&[(
+        "override_tensor",
+        r"ffn_.*=CPU,^blk\.(1|2)\.attn_[qk]{1}=CUDA0",
+    )]);
+    let overrides = read.expect("are patterns").overrides(1);
     let overrides: Vec<_> = overrides
         .iter()
         .map(|o| (o.pattern.as_str(), o.buffer.as_str()))
@@ -514,8 +515,8 @@ fn bad_parameters_are_named() {
         ("n_gpu_layers", "some", format!("\"some\": {layers}")),
         (
             "n_cpu_moe",
-            "-1",
-            "\"-1\": must be between 0 and 65536".to_owned(),
+            "-2",
+            "\"-2\": must be between 0 and 65536, or auto (-1)".to_owned(),
         ),
         (
             "split_mode",

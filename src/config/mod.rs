@@ -17,7 +17,7 @@ mod tensors;
 
 pub use autocomplete::{Completed, autocomplete};
 pub use error::ConfigError;
-pub use offload::{GpuLayers, MAX_DEVICES, SplitMode, TensorOverride};
+pub use offload::{GpuLayers, MAX_DEVICES, SplitMode, TensorOverride, is_of_experts};
 pub use parameters::{CacheType, FlashAttn, Parameters, SpeculativeMethod};
 pub use placement::{Gpu, Place, Placement, placement};
 pub use raw::{InstanceGroup, InstanceKind};

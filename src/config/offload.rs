@@ -3,6 +3,8 @@
 //! Reads the texts of `devices`, `tensor_split` and `override_tensor`. Pure: whether the devices are
 //! there is asked in `placement`, whether the model has the layers by those who read it.
 
+use std::sync::LazyLock;
+
 use regex_lite::Regex;
 
 use super::ConfigError;
@@ -18,6 +20,10 @@ const OVERRIDE: &str = "<tensor name pattern>=<buffer type>, several separated b
 const ESCAPED: &str = r".\-/|()[]{}*+?^$dws";
 /// The name of host memory among the buffer types.
 const HOST_BUFFER: &str = "CPU";
+/// What the names of experts' tensors have after that of their layer.
+const EXPERTS: &str = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps";
+/// `n_cpu_moe` as a word: as many as it takes for the rest to fit.
+pub(super) const EXPERTS_TO_FIT: [(&str, i128); 1] = [("auto", -1)];
 
 /// How a model is spread over several GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +76,13 @@ impl TensorOverride {
     pub fn is_host(&self) -> bool {
         self.buffer == HOST_BUFFER
     }
+}
+
+/// Whether a tensor holds experts, which `n_cpu_moe` counts the layers of.
+pub fn is_of_experts(tensor: &str) -> bool {
+    static PATTERN: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(EXPERTS).expect("a constant pattern"));
+    PATTERN.is_match(tensor)
 }
 
 /// Reads `devices`: names separated by commas, or `none`, which is no name.
@@ -170,10 +183,11 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
 }
 
 impl Parameters {
-    /// `override_tensor` and `n_cpu_moe` together; the first that matches a tensor counts.
-    pub fn overrides(&self) -> Vec<TensorOverride> {
-        let experts = (0..self.n_cpu_moe).map(|layer| TensorOverride {
-            pattern: format!(r"blk\.{layer}\.ffn_(up|down|gate|gate_up)_(ch|)exps"),
+    /// `override_tensor`, and after it the experts of the first `n_cpu_moe` layers; the first that
+    /// matches a tensor counts.
+    pub fn overrides(&self, n_cpu_moe: u32) -> Vec<TensorOverride> {
+        let experts = (0..n_cpu_moe).map(|layer| TensorOverride {
+            pattern: format!(r"blk\.{layer}{EXPERTS}"),
             buffer: HOST_BUFFER.to_owned(),
         });
         self.override_tensor
@@ -194,12 +208,14 @@ impl Parameters {
                     n_layers + 1
                 ),
             }),
-            _ if self.n_cpu_moe > n_layers => Err(ConfigError::Value {
-                name: "n_cpu_moe",
-                value: self.n_cpu_moe.to_string(),
-                expected: format!("at most {n_layers}, the layers of this model"),
-            }),
-            _ => Ok(()),
+            _ => match self.n_cpu_moe {
+                Some(count) if count > n_layers => Err(ConfigError::Value {
+                    name: "n_cpu_moe",
+                    value: count.to_string(),
+                    expected: format!("at most {n_layers}, the layers of this model"),
+                }),
+                _ => Ok(()),
+            },
         }
     }
 }

@@ -34,8 +34,8 @@ pub struct Parameters {
     /// For steps with prompts; 0 is as many as `n_threads`.
     pub n_threads_batch: u32,
     pub n_gpu_layers: GpuLayers,
-    /// Layers, from the first, whose experts stay in host memory.
-    pub n_cpu_moe: u32,
+    /// Layers, from the first, whose experts stay in host memory; `None` is as few as it takes to fit.
+    pub n_cpu_moe: Option<u32>,
     pub override_tensor: Vec<TensorOverride>,
     /// Names of GPUs for KIND_MODEL; `None` means all, and an empty list the CPU.
     pub devices: Option<Vec<String>>,
@@ -92,7 +92,7 @@ impl Default for Parameters {
             n_threads: 0,
             n_threads_batch: 0,
             n_gpu_layers: GpuLayers::Auto,
-            n_cpu_moe: 0,
+            n_cpu_moe: None,
             override_tensor: Vec::new(),
             devices: None,
             split_mode: SplitMode::Layer,

@@ -5,7 +5,7 @@
 
 use crate::protocol::table::{Kind, Limit, Parameter, Table};
 
-use super::offload::{GpuLayers, MAX_DEVICES, SplitMode};
+use super::offload::{EXPERTS_TO_FIT, GpuLayers, MAX_DEVICES, SplitMode};
 use super::parameters::{CacheType, FlashAttn, Parameters, SpeculativeMethod};
 use super::{MAX_SLOTS, MAX_TEMPLATE_BYTES};
 
@@ -127,14 +127,17 @@ pub static TABLE: Table<Draft> = Table {
             default: "auto",
             meaning: "Layers, from the last, that are kept on GPUs, the output being one; auto is as many as fit; without effect on CPU instances",
         },
-        whole(
-            "n_cpu_moe",
-            &[],
-            (0, 1 << 16),
-            "0",
-            "Layers, from the first, whose experts stay in host memory",
-            |d, n| d.parameters.n_cpu_moe = small(n),
-        ),
+        Parameter {
+            name: "n_cpu_moe",
+            synonyms: &[],
+            kind: Kind::WholeOrWord {
+                max: 1 << 16,
+                words: &EXPERTS_TO_FIT,
+                set: |d, n| d.parameters.n_cpu_moe = u32::try_from(n).ok(),
+            },
+            default: "auto",
+            meaning: "Layers, from the first, whose experts stay in host memory; auto is as few as it takes to fit",
+        },
         Parameter {
             name: "override_tensor",
             synonyms: &[],

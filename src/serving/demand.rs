@@ -42,6 +42,8 @@ const OUTPUT: &str = "output.weight";
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Layer {
     pub(super) weights: u64,
+    /// The part of them that `n_cpu_moe` keeps in host memory.
+    pub(super) experts: u64,
     /// For each cell of the KV cache.
     pub(super) cell: u64,
 }
@@ -59,6 +61,8 @@ pub(super) struct Demand {
     pub(super) logits: u64,
     /// For weights that stay in host memory, which the GPU reads for large steps.
     pub(super) copies: u64,
+    /// Whether `override_tensor` keeps some there.
+    pub(super) keeps_in_host: bool,
     /// A model that drafts, whole on the first GPU.
     pub(super) draft: Layer,
 }
@@ -73,16 +77,26 @@ impl Demand {
         let (type_k, type_v) = cache_types(parameters);
         let n_layers = file.n_layers as usize;
         let cells = file.kv_bytes_by_layer(type_k, type_v);
-        let mut layers: Vec<Layer> = cells.map(|cell| Layer { weights: 0, cell }).collect();
+        let of_cell = |cell| Layer {
+            cell,
+            ..Layer::default()
+        };
+        let mut layers: Vec<Layer> = cells.map(of_cell).collect();
         layers.resize(n_layers + 1, Layer::default());
-        let overrides = Overrides::new(&parameters.overrides());
-        let mut largest = 0;
+        let overrides = Overrides::new(&parameters.override_tensor);
+        let (mut largest, mut keeps_in_host) = (0, false);
         for tensor in &file.tensors {
             let layer = layer_of(tensor, file, n_layers);
             let Some(layer) = layer else { continue };
             largest = largest.max(tensor.n_bytes);
-            if !overrides.keep_in_host(tensor) {
-                layers[layer].weights += tensor.n_bytes;
+            let home = overrides.home_of(tensor);
+            if home == Some(Home::Host) {
+                keeps_in_host = true;
+                continue;
+            }
+            layers[layer].weights += tensor.n_bytes;
+            if home.is_none() && config::is_of_experts(&tensor.name) {
+                layers[layer].experts += tensor.n_bytes;
             }
         }
         let rows = u64::from(parameters.n_ubatch) * size_of::<f32>() as u64;
@@ -100,6 +114,7 @@ impl Demand {
             weights: file
                 .n_bytes
                 .saturating_add(rows * (N_LIVE * widest(file) + n_outputs(file))),
+            experts: 0,
             cell: file.kv_bytes_per_cell(type_k, type_v) + step_cell,
         });
         Self {
@@ -108,8 +123,17 @@ impl Demand {
             step_cell,
             logits: rows.saturating_mul(n_outputs(file)),
             copies: largest.saturating_mul(N_COPIES),
+            keeps_in_host,
             draft: draft.unwrap_or_default(),
         }
+    }
+}
+
+impl Demand {
+    /// Layers up to the last that has experts.
+    pub(super) fn n_with_experts(&self) -> u32 {
+        let last = self.layers.iter().rposition(|layer| layer.experts > 0);
+        last.map_or(0, |index| index as u32 + 1)
     }
 }
 
@@ -159,24 +183,34 @@ fn n_outputs(file: &ModelFile) -> u64 {
     outputs.map(|tensor| tensor.n_rows).max().unwrap_or(0)
 }
 
-/// Compiled patterns, each with whether what it matches stays in host memory.
-struct Overrides(Vec<(Regex, bool)>);
+/// Where `override_tensor` puts a tensor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Home {
+    Host,
+    Gpu,
+}
+
+/// Compiled patterns, each with where what it matches goes.
+struct Overrides(Vec<(Regex, Home)>);
 
 impl Overrides {
     fn new(overrides: &[TensorOverride]) -> Self {
         let compiled = overrides.iter().map(|place| {
             let pattern =
                 Regex::new(&place.pattern).expect("patterns are checked when they are read");
-            (pattern, place.is_host())
+            let home = match place.is_host() {
+                true => Home::Host,
+                false => Home::Gpu,
+            };
+            (pattern, home)
         });
         Self(compiled.collect())
     }
 
-    fn keep_in_host(&self, tensor: &Tensor) -> bool {
+    fn home_of(&self, tensor: &Tensor) -> Option<Home> {
         let mut overrides = self.0.iter();
-        overrides
-            .find(|(pattern, _)| pattern.is_match(&tensor.name))
-            .is_some_and(|(_, is_host)| *is_host)
+        let found = overrides.find(|(pattern, _)| pattern.is_match(&tensor.name));
+        found.map(|(_, home)| *home)
     }
 }
 

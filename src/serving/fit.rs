@@ -2,8 +2,8 @@
 //!
 //! Called before anything of a model is loaded; pure: sizes come in, a plan or what is missing goes out.
 //! What is set is kept, and an error where it does not fit. Of what is left to us, the context gives
-//! way first, down to [`MIN_AUTOMATIC_N_CTX`], then the slots where each has cells of its own, and at
-//! last the layers, as with llama.cpp's `--fit`.
+//! way first, down to [`MIN_AUTOMATIC_N_CTX`], then the slots where each has cells of its own, then the
+//! experts, of which a token uses few, and at last the layers, as with llama.cpp's `--fit`.
 
 use std::fmt::{self, Write};
 use std::ops::RangeInclusive;
@@ -28,6 +28,8 @@ pub(super) struct Fit<'a> {
     /// Bytes of host memory for the cache of layers that stay there.
     pub(super) host: u64,
     pub(super) n_gpu_layers: GpuLayers,
+    /// Layers whose experts stay in host memory; `None` leaves it to the plan.
+    pub(super) n_cpu_moe: Option<u32>,
     /// A proportion for each GPU; empty leaves it to the plan.
     pub(super) ratios: &'a [f32],
     /// Whether each matrix is split over the GPUs, in place of the layers.
@@ -46,6 +48,7 @@ pub(super) struct Fit<'a> {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Plan {
     pub(super) n_gpu_layers: u32,
+    pub(super) n_cpu_moe: u32,
     /// A proportion for each GPU, as llama.cpp takes it.
     pub(super) tensor_split: Vec<f32>,
     pub(super) n_ctx: u32,
@@ -76,17 +79,33 @@ impl Share {
 /// What does not fit.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "{n_gpu_layers} layers on GPUs, n_ctx = {n_ctx} and {n_slots} slots need {needed} bytes of {memory}: \
-     {free} bytes are free, {margin} of them are kept free"
+    "{tried} need {needed} bytes of {memory}: {free} bytes are free, {margin} of them are kept free"
 )]
 pub(super) struct Short {
-    n_gpu_layers: u32,
-    n_ctx: u32,
-    n_slots: u32,
+    tried: Choice,
     memory: String,
     needed: u64,
     free: u64,
     margin: u64,
+}
+
+/// What is chosen between.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Choice {
+    n_gpu_layers: u32,
+    n_cpu_moe: u32,
+    n_ctx: u32,
+    n_slots: u32,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} layers on GPUs", self.n_gpu_layers)?;
+        if self.n_cpu_moe > 0 {
+            write!(f, " but for the experts of the first {}", self.n_cpu_moe)?;
+        }
+        write!(f, ", n_ctx = {} and {} slots", self.n_ctx, self.n_slots)
+    }
 }
 
 impl Fit<'_> {
@@ -98,23 +117,44 @@ impl Fit<'_> {
             GpuLayers::All => all..=all,
             GpuLayers::Count(count) => count..=count,
         };
-        let (n_layers, n_ctx, n_slots) = (*layers.end(), *self.n_ctx.start(), *self.n_slots.end());
-        if self.at(n_layers, n_ctx, n_slots).is_ok() {
-            return self.longest(n_layers, n_slots);
+        let with_experts = self.demand.n_with_experts();
+        let experts = match self.n_cpu_moe {
+            None => 0..=with_experts,
+            Some(count) => count.min(with_experts)..=count.min(with_experts),
+        };
+        let best = Choice {
+            n_gpu_layers: *layers.end(),
+            n_cpu_moe: *experts.start(),
+            n_ctx: *self.n_ctx.start(),
+            n_slots: *self.n_slots.end(),
+        };
+        if self.at(best).is_ok() {
+            return self.longest(best);
         }
-        let mut short = None;
         // Slots that share their cells take none of their own.
-        let fewest = match self.kv_unified {
-            true => n_slots,
+        let n_slots = match self.kv_unified {
+            true => best.n_slots,
             false => *self.n_slots.start(),
         };
-        let fewer_slots = (fewest..n_slots)
+        let fewer_slots = (n_slots..best.n_slots)
             .rev()
             .filter(|n_slots| n_slots % self.n_instances == 0)
-            .map(|n_slots| (n_layers, n_slots));
-        let fewer_layers = layers.rev().map(|n_layers| (n_layers, fewest));
-        for (n_layers, n_slots) in fewer_slots.chain(fewer_layers) {
-            match self.at(n_layers, n_ctx, n_slots) {
+            .map(|n_slots| Choice { n_slots, ..best });
+        let n_all_experts = *experts.end();
+        let fewer_experts = experts.map(|n_cpu_moe| Choice {
+            n_cpu_moe,
+            n_slots,
+            ..best
+        });
+        let fewer_layers = layers.rev().map(|n_gpu_layers| Choice {
+            n_gpu_layers,
+            n_cpu_moe: n_all_experts,
+            n_slots,
+            ..best
+        });
+        let mut short = None;
+        for choice in fewer_slots.chain(fewer_experts).chain(fewer_layers) {
+            match self.at(choice) {
                 Ok(plan) => return Ok(plan),
                 Err(error) => short = Some(error),
             }
@@ -122,10 +162,11 @@ impl Fit<'_> {
         Err(short.expect("at least one number of layers was tried"))
     }
 
-    /// The longest context for so many layers and slots; the shortest is known to fit.
-    fn longest(&self, n_layers: u32, n_slots: u32) -> Result<Plan, Short> {
+    /// The longest context for such a choice; the shortest is known to fit.
+    fn longest(&self, choice: Choice) -> Result<Plan, Short> {
+        let at = |n_ctx| self.at(Choice { n_ctx, ..choice });
         let (mut fits, mut fails) = (*self.n_ctx.start(), *self.n_ctx.end());
-        if let Ok(plan) = self.at(n_layers, fails, n_slots) {
+        if let Ok(plan) = at(fails) {
             return Ok(plan);
         }
         while fails - fits > N_CTX_STEP {
@@ -138,20 +179,24 @@ impl Fit<'_> {
             if middle <= fits {
                 break;
             }
-            match self.at(n_layers, middle, n_slots) {
+            match at(middle) {
                 Ok(_) => fits = middle,
                 Err(_) => fails = middle,
             }
         }
-        self.at(n_layers, fits, n_slots)
+        at(fits)
     }
 
-    /// Spreads so many layers for such a context.
-    fn at(&self, n_gpu_layers: u32, n_ctx: u32, n_slots: u32) -> Result<Plan, Short> {
-        let short = |memory: String, needed, free, margin| Short {
+    /// Spreads the layers of a choice.
+    fn at(&self, tried: Choice) -> Result<Plan, Short> {
+        let Choice {
             n_gpu_layers,
+            n_cpu_moe,
             n_ctx,
             n_slots,
+        } = tried;
+        let short = |memory: String, needed, free, margin| Short {
+            tried,
             memory,
             needed,
             free,
@@ -171,6 +216,7 @@ impl Fit<'_> {
         }
         let size = Size {
             first,
+            n_cpu_moe: n_cpu_moe as usize,
             n_cells,
             n_part_cells,
         };
@@ -211,6 +257,7 @@ impl Fit<'_> {
         };
         Ok(Plan {
             n_gpu_layers,
+            n_cpu_moe,
             tensor_split,
             n_ctx,
             n_slots,
@@ -245,10 +292,14 @@ impl Fit<'_> {
         let demand = self.demand;
         let n_layers = layers.len() as u32;
         let has_output = layers.contains(&(demand.layers.len() - 1));
+        let without_experts = layers.start.max(size.n_cpu_moe).min(layers.end);
+        let in_host = &demand.layers[layers.start..without_experts];
+        let in_host: u64 = in_host.iter().map(|layer| layer.experts).sum();
         let layers = &demand.layers[layers];
+        let weights: u64 = layers.iter().map(|layer| layer.weights).sum();
         let mut share = Share {
             n_layers,
-            weights: layers.iter().map(|layer| layer.weights).sum(),
+            weights: weights - in_host,
             cache: layers
                 .iter()
                 .map(|layer| layer.cell.saturating_mul(size.n_cells))
@@ -257,7 +308,8 @@ impl Fit<'_> {
         };
         // The first GPU computes for layers in host memory, even where it has none of its own.
         if n_layers > 0 || gpu == 0 {
-            let copies = if size.first > 0 { demand.copies } else { 0 };
+            let reads_host = size.first > 0 || size.n_cpu_moe > 0 || demand.keeps_in_host;
+            let copies = if reads_host { demand.copies } else { 0 };
             let logits = if has_output { demand.logits } else { 0 };
             let by_cells = demand.step_cell.saturating_mul(size.n_part_cells);
             share.step = [demand.step, by_cells, logits, copies]
@@ -304,6 +356,8 @@ impl Fit<'_> {
 struct Size {
     /// The first layer that is not in host memory.
     first: usize,
+    /// Before this one, experts are in host memory, too.
+    n_cpu_moe: usize,
     n_cells: u64,
     /// Cells that one sequence can see.
     n_part_cells: u64,
@@ -342,6 +396,7 @@ impl fmt::Display for Table<'_> {
             (false, true) => "automatic",
             (false, false) => "automatic, no more fits",
         };
+        let with_experts = fit.demand.n_with_experts();
         let rows = [
             (
                 "n_gpu_layers",
@@ -350,6 +405,11 @@ impl fmt::Display for Table<'_> {
                     fit.n_gpu_layers != GpuLayers::Auto,
                     plan.n_gpu_layers == all,
                 ),
+            ),
+            (
+                "n_cpu_moe",
+                format!("{} of {with_experts}", plan.n_cpu_moe),
+                why(fit.n_cpu_moe.is_some(), plan.n_cpu_moe == 0),
             ),
             (
                 "n_ctx",
@@ -368,7 +428,8 @@ impl fmt::Display for Table<'_> {
                 ),
             ),
         ];
-        for (name, value, why) in rows {
+        let is_shown = |name| name != "n_cpu_moe" || with_experts > 0;
+        for (name, value, why) in rows.into_iter().filter(|(name, ..)| is_shown(*name)) {
             writeln!(f, "  {name:<14}{value:>12}  {why}")?;
         }
         let columns = [

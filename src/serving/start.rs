@@ -242,6 +242,7 @@ impl EnginePlan<'_> {
                 _ => bytes,
             }),
             n_gpu_layers: parameters.n_gpu_layers,
+            n_cpu_moe: parameters.n_cpu_moe,
             ratios: &parameters.tensor_split,
             split_rows: self.placement.split_mode == SplitMode::Row,
             n_ctx,
@@ -269,7 +270,7 @@ impl EnginePlan<'_> {
             split_rows: self.placement.split_mode == SplitMode::Row,
             tensor_split: fitted.map_or(Vec::new(), |plan| plan.tensor_split.clone()),
             overrides: parameters
-                .overrides()
+                .overrides(fitted.map_or(0, |plan| plan.n_cpu_moe))
                 .into_iter()
                 .map(|place| (place.pattern, place.buffer))
                 .collect(),

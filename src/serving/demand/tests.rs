@@ -66,20 +66,23 @@ fn tensors_are_counted_with_their_layer() {
 
 #[test]
 fn what_stays_in_host_memory_takes_no_room() {
-    let experts = Parameters {
-        n_cpu_moe: 2,
-        ..parameters(8)
+    let experts = |parameters: &Parameters| {
+        let demand = Demand::new(&file(), None, parameters, FlashAttention::Auto);
+        let experts = demand.layers.iter().map(|layer| layer.experts);
+        (experts.collect::<Vec<_>>(), demand.keeps_in_host)
     };
-    assert_eq!(weights(&file(), &experts), [300, 100, 3010]);
+    // Which of them stay there is chosen later.
+    assert_eq!(experts(&parameters(8)), (vec![0, 800, 0], false));
     let place = |pattern: &str, buffer: &str| TensorOverride {
         pattern: pattern.to_owned(),
         buffer: buffer.to_owned(),
     };
     let named = Parameters {
         override_tensor: vec![place("exps", "CUDA0"), place("ffn_up", "CPU")],
-        ..experts
+        ..parameters(8)
     };
     assert_eq!(weights(&file(), &named), [100, 900, 3010]);
+    assert_eq!(experts(&named), (vec![0, 0, 0], true));
 }
 
 #[test]

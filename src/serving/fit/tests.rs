@@ -10,13 +10,13 @@ const GIB: u64 = 1 << 30;
 /// 4 layers of 1 GiB with 1 KiB a cell, an output of 1 GiB; the buffers of a step take 1/2 GiB, half of
 /// it for the output.
 fn demand() -> Demand {
-    let layer = Layer {
-        weights: GIB,
-        cell: 1024,
-    };
     let output = Layer {
         weights: GIB,
-        cell: 0,
+        ..Layer::default()
+    };
+    let layer = Layer {
+        cell: 1024,
+        ..output
     };
     Demand {
         layers: vec![layer, layer, layer, layer, output],
@@ -24,6 +24,7 @@ fn demand() -> Demand {
         step_cell: 0,
         logits: GIB / 4,
         copies: GIB,
+        keeps_in_host: false,
         draft: Layer::default(),
     }
 }
@@ -46,6 +47,7 @@ fn fit<'a>(demand: &'a Demand, gpus: &'a [Gpu]) -> Fit<'a> {
         margin: GIB,
         host: u64::MAX,
         n_gpu_layers: GpuLayers::Auto,
+        n_cpu_moe: None,
         ratios: &[],
         split_rows: false,
         n_ctx: 4096..=32_768,
@@ -112,6 +114,57 @@ fn slots_with_cells_of_their_own_give_way_before_the_layers() {
     check(without_cache + 16 * MIB, 1, (5, 4096, 1));
     check(without_cache + 16 * MIB - 1, 1, (4, 4096, 1));
     check(without_cache + 31 * 16 * MIB, 2, (5, 4096, 30));
+}
+
+/// The same, three quarters of layers 1 to 3 being experts.
+fn demand_with_experts() -> Demand {
+    let mut demand = demand();
+    for layer in &mut demand.layers[1..4] {
+        layer.experts = GIB * 3 / 4;
+    }
+    demand
+}
+
+#[test]
+fn experts_give_way_before_the_layers() {
+    let demand = demand_with_experts();
+    let check = |free: u64, n_cpu_moe: Option<u32>, expected: Result<(u32, u32, u32), &str>| {
+        let gpus = gpus(&[free]);
+        let fit = Fit {
+            n_cpu_moe,
+            ..fit(&demand, &gpus)
+        };
+        let plan = fit.plan().map_err(|short| short.to_string());
+        let found = plan.map(|plan| (plan.n_gpu_layers, plan.n_cpu_moe, plan.n_ctx));
+        assert_eq!(found, expected.map_err(str::to_owned), "{} MiB", free / MIB);
+    };
+    let without_cache = 6 * GIB + GIB / 2;
+    check(without_cache + 128 * MIB, None, Ok((5, 0, 32_768)));
+    check(without_cache + 16 * MIB, None, Ok((5, 0, 4096)));
+    // The first layer has none, and what is in host memory is copied for large steps: 1 GiB.
+    check(without_cache + 16 * MIB - 1, None, Ok((5, 3, 4096)));
+    check(without_cache - GIB / 2 + 15 * MIB, None, Ok((5, 4, 4096)));
+    check(
+        without_cache - GIB * 5 / 4 + 16 * MIB,
+        None,
+        Ok((5, 4, 4096)),
+    );
+    check(
+        without_cache - GIB * 5 / 4 + 15 * MIB,
+        None,
+        Ok((4, 4, 4096)),
+    );
+    check(100 * GIB, Some(2), Ok((5, 2, 32_768)));
+    check(without_cache - GIB, Some(4), Ok((5, 4, 32_768)));
+    check(without_cache - GIB, Some(0), Ok((2, 0, 4096)));
+    check(
+        GIB,
+        None,
+        Err(
+            "1 layers on GPUs but for the experts of the first 4, n_ctx = 4096 and 16 slots need \
+             2684354560 bytes of CUDA0 (H200): 1073741824 bytes are free, 1073741824 of them are kept free",
+        ),
+    );
 }
 
 #[test]
@@ -229,7 +282,7 @@ fn rows_of_all_layers_are_on_every_gpu() {
 #[test]
 fn the_table_says_what_and_why() {
     let demand = demand();
-    let gpus = gpus(&[20 * GIB, 8 * GIB]);
+    let (gpus, few) = (gpus(&[20 * GIB, 8 * GIB]), gpus(&[6 * GIB]));
     let fit = Fit {
         n_slots: 8..=8,
         ..fit(&demand, &gpus)
@@ -243,24 +296,45 @@ fn the_table_says_what_and_why() {
   CUDA1             1     1024        0      512     1024     5632     8192
   host                                0";
     assert_eq!(fit.table(&plan), expected);
+    let demand = demand_with_experts();
+    let fit = Fit {
+        demand: &demand,
+        gpus: &few,
+        ..fit
+    };
+    let plan = fit.plan().unwrap_or_else(|error| panic!("{error}"));
+    let expected = "  n_gpu_layers        5 of 5  automatic
+  n_cpu_moe           4 of 4  automatic, no more fits
+  n_ctx                 4096  automatic, no more fits
+";
+    assert!(
+        fit.table(&plan).starts_with(expected),
+        "{}",
+        fit.table(&plan)
+    );
 }
 
 /// Sizes of any kind, and the memory of some GPUs.
 fn cases() -> impl Strategy<Value = (Demand, Vec<u64>, bool, u32)> {
-    let layer = (0..4 * GIB, 0..65_536_u64).prop_map(|(weights, cell)| Layer { weights, cell });
+    let layer = (0..4 * GIB, 0..5_u64, 0..65_536_u64);
+    let layer = layer.prop_map(|(weights, fifths, cell)| Layer {
+        weights,
+        experts: weights / 5 * fifths,
+        cell,
+    });
     let layers = proptest::collection::vec(layer.clone(), 1..12);
-    let sizes = (0..GIB, 0..8192_u64, 0..GIB, 0..GIB, layer);
-    let demand =
-        (layers, sizes).prop_map(
-            |(layers, (step, step_cell, logits, copies, draft))| Demand {
-                layers,
-                step,
-                step_cell,
-                logits,
-                copies,
-                draft,
-            },
-        );
+    let sizes = (0..GIB, 0..8192_u64, 0..GIB, 0..GIB, any::<bool>(), layer);
+    let demand = (layers, sizes).prop_map(
+        |(layers, (step, step_cell, logits, copies, keeps_in_host, draft))| Demand {
+            layers,
+            step,
+            step_cell,
+            logits,
+            copies,
+            keeps_in_host,
+            draft,
+        },
+    );
     let free = proptest::collection::vec(0..64 * GIB, 1..4);
     (demand, free, any::<bool>(), 1..4_u32)
 }
@@ -303,6 +377,7 @@ proptest! {
             let more = open(&demand, &richer, kv_unified, n_instances).plan();
             let more = more.unwrap_or_else(|error| panic!("{error}"));
             prop_assert!(more.n_gpu_layers >= less.n_gpu_layers, "{less:?} {more:?}");
+            prop_assert!(more.n_cpu_moe <= less.n_cpu_moe, "{less:?} {more:?}");
             prop_assert!(more.n_slots >= less.n_slots, "{less:?} {more:?}");
             prop_assert!(more.n_ctx >= less.n_ctx, "{less:?} {more:?}");
         }
