@@ -127,9 +127,7 @@ impl Demand {
             draft: draft.unwrap_or_default(),
         }
     }
-}
 
-impl Demand {
     /// Layers up to the last that has experts.
     pub(super) fn n_with_experts(&self) -> u32 {
         let last = self.layers.iter().rposition(|layer| layer.experts > 0);

@@ -118,9 +118,9 @@ impl Fit<'_> {
             GpuLayers::Count(count) => count..=count,
         };
         let with_experts = self.demand.n_with_experts();
-        let experts = match self.n_cpu_moe {
+        let experts = match self.n_cpu_moe.map(|count| count.min(with_experts)) {
             None => 0..=with_experts,
-            Some(count) => count.min(with_experts)..=count.min(with_experts),
+            Some(count) => count..=count,
         };
         let best = Choice {
             n_gpu_layers: *layers.end(),
