@@ -62,7 +62,7 @@ pub(super) fn share_out(room: &Room, step_time: &StepTime, chunks: &mut [Chunk])
         let pos = chunk.pos + chunk.n_rows;
         let max_rows = max_rows.min(room.n_rows - n_rows).min(chunk.n_left());
         let n_more = step_time.n_rows_within(time, size, pos, max_rows);
-        size = step_time.add(size, pos, n_more);
+        size = size.with(pos, n_more);
         chunk.n_rows += n_more;
         n_rows += n_more;
         n_rows

@@ -3,7 +3,7 @@
 use super::ids::{SequenceId, Token};
 use super::plan::Row;
 use super::sequence::Sequence;
-use super::step_time::{StepSize, StepTime};
+use super::step_time::StepSize;
 
 /// The plan of one step while it is made.
 pub(super) struct PlanBuilder {
@@ -32,22 +32,17 @@ impl PlanBuilder {
     }
 
     /// Adds the sequence's next `n_rows` rows, for which there is room.
-    pub(super) fn add(&mut self, sequence: &mut Sequence, n_rows: usize, step_time: &StepTime) {
+    pub(super) fn add(&mut self, sequence: &mut Sequence, n_rows: usize) {
         if n_rows > 0 {
-            self.size = step_time.add(self.size, sequence.n_computed(), n_rows);
+            self.size = self.size.with(sequence.n_computed(), n_rows);
             sequence.plan_rows(n_rows, &mut self.rows);
             self.sequences.push(sequence.id);
         }
     }
 
     /// Adds guesses after the sequence's output row, which was added last; there is room.
-    pub(super) fn add_draft(
-        &mut self,
-        sequence: &mut Sequence,
-        draft: Vec<Token>,
-        step_time: &StepTime,
-    ) {
-        self.size = step_time.add(self.size, sequence.n_computed(), draft.len());
+    pub(super) fn add_draft(&mut self, sequence: &mut Sequence, draft: Vec<Token>) {
+        self.size = self.size.with(sequence.n_computed(), draft.len());
         sequence.plan_draft(draft, &mut self.rows);
     }
 }

@@ -310,7 +310,7 @@ impl Scheduler {
         let mut n_draft_rows = self.n_draft_rows(decoding.len()).min(n_rows_left / 2);
         for id in decoding {
             let sequence = known(&mut self.sequences, *id);
-            plan.add(sequence, 1, &self.step_time);
+            plan.add(sequence, 1);
             let mut draft = drafts.remove(id).unwrap_or_default();
             draft.truncate(sequence.max_draft(self.limits.n_ctx));
             draft.truncate(n_draft_rows.min(self.cache.n_free()));
@@ -318,7 +318,7 @@ impl Scheduler {
                 self.cache.reserve(slot, draft.len());
             }
             n_draft_rows -= draft.len();
-            plan.add_draft(sequence, draft, &self.step_time);
+            plan.add_draft(sequence, draft);
         }
     }
 
@@ -400,7 +400,7 @@ impl Scheduler {
         share_out(&room, &self.step_time, &mut chunks);
         for chunk in chunks {
             let sequence = known(&mut self.sequences, chunk.id);
-            plan.add(sequence, chunk.n_rows, &self.step_time);
+            plan.add(sequence, chunk.n_rows);
         }
     }
 

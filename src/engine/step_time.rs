@@ -37,6 +37,15 @@ pub(super) struct StepSize {
 }
 
 impl StepSize {
+    /// With `n_rows` rows more, of one sequence, the first of them at position `pos`.
+    pub(super) fn with(self, pos: usize, n_rows: usize) -> Self {
+        let (pos, n_rows) = (pos as f64, n_rows as f64);
+        Self {
+            n_rows: self.n_rows + n_rows,
+            depth: self.depth + n_rows * (pos + n_rows / 2.0),
+        }
+    }
+
     /// Numbers of one magnitude, for which the fit converges.
     fn features(self) -> [f64; 3] {
         [1.0, self.n_rows / 64.0, self.depth / 65_536.0]
@@ -64,15 +73,6 @@ impl StepTime {
             targets: [0.0; 3],
             n_steps: 0,
             max_rows: 0.0,
-        }
-    }
-
-    /// A step of `size` with `n_rows` rows more, of one sequence, the first of them at position `pos`.
-    pub(super) fn add(&self, size: StepSize, pos: usize, n_rows: usize) -> StepSize {
-        let (pos, n_rows) = (pos as f64, n_rows as f64);
-        StepSize {
-            n_rows: size.n_rows + n_rows,
-            depth: size.depth + n_rows * (pos + n_rows / 2.0),
         }
     }
 
@@ -114,7 +114,7 @@ impl StepTime {
         };
         let known_rows = FIRST_ROWS.max(more_rows);
         largest(max_rows, |n_rows| {
-            let size = self.add(base, pos, n_rows);
+            let size = base.with(pos, n_rows);
             size.n_rows <= known_rows && self.predict(size) <= limit
         })
     }
