@@ -1,27 +1,30 @@
 //! The GPUs of this machine, asked of NVIDIA's driver.
 //!
-//! Called on Triton's threads while a model is loaded. The driver is opened at run time, so that the
-//! library also loads where there is none; a build without CUDA asks nobody.
+//! Called on Triton's threads when the backend starts and while a model is loaded. The driver is opened
+//! at run time, so that the library also loads where there is none; a build without CUDA asks nobody.
 
 #[cfg(feature = "cuda")]
 use std::panic::catch_unwind;
 
-use crate::config::Gpu;
+#[cfg(feature = "cuda")]
+use cudarc::driver::{CudaContext, DriverError, sys};
 
-/// Lists the GPUs in CUDA's order, with the memory that is free now; `None` in a build without CUDA.
+use crate::config::{Gpu, UnusableGpu};
+
+/// Lists the GPUs in CUDA's order, with the memory that is free now; none in a build without CUDA.
 #[cfg(not(feature = "cuda"))]
-pub(crate) fn gpus() -> Option<Vec<Gpu>> {
-    None
+pub(crate) fn gpus() -> Vec<Result<Gpu, UnusableGpu>> {
+    Vec::new()
 }
 
-/// Lists the GPUs in CUDA's order, with the memory that is free now; `None` in a build without CUDA.
+/// Lists the GPUs in CUDA's order, with the memory that is free now; none in a build without CUDA.
 ///
 /// No GPU is what a machine has whose driver is missing, too old or does not answer.
 #[cfg(feature = "cuda")]
-pub(crate) fn gpus() -> Option<Vec<Gpu>> {
+pub(crate) fn gpus() -> Vec<Result<Gpu, UnusableGpu>> {
     // cudarc panics where the driver, or one of its functions, is missing.
     let listed = catch_unwind(|| list().map_err(|error| error.to_string()));
-    Some(match listed {
+    match listed {
         Ok(Ok(gpus)) => gpus,
         Ok(Err(error)) => {
             log::warn!("NVIDIA's driver lists no GPU: {error}");
@@ -31,40 +34,51 @@ pub(crate) fn gpus() -> Option<Vec<Gpu>> {
             log::warn!("NVIDIA's driver lacks a function that is needed to list the GPUs");
             Vec::new()
         }
-    })
+    }
 }
 
 #[cfg(feature = "cuda")]
-fn list() -> Result<Vec<Gpu>, cudarc::driver::DriverError> {
-    use cudarc::driver::{CudaContext, sys};
-
+fn list() -> Result<Vec<Result<Gpu, UnusableGpu>>, DriverError> {
     // SAFETY: this runs the initialisers of the driver's library, which CUDA programs do at start.
     if !unsafe { sys::is_culib_present() } {
         return Ok(Vec::new());
     }
-    let positive = |number: i32| u32::try_from(number).unwrap_or(0);
     let one = |index: u32| {
-        // llama.cpp makes this context as well; what it takes is then no longer counted as free.
-        let context = CudaContext::new(index as usize)?;
-        let (free, total) = context.mem_get_info()?;
-        let (major, minor) = context.compute_capability()?;
-        Ok(Gpu {
+        ask(index).map_err(|error| UnusableGpu {
             index,
-            model: context.name()?,
-            compute_capability: (positive(major), positive(minor)),
-            free_bytes: free as u64,
-            total_bytes: total as u64,
+            reason: error.to_string(),
         })
     };
-    (0..positive(CudaContext::device_count()?))
-        .map(one)
-        .collect()
+    let n_gpus = positive(CudaContext::device_count()?);
+    Ok((0..n_gpus).map(one).collect())
+}
+
+/// Fails where a GPU is full, or another process has it to itself.
+#[cfg(feature = "cuda")]
+fn ask(index: u32) -> Result<Gpu, DriverError> {
+    // llama.cpp makes this context as well; what it takes is then no longer counted as free.
+    let context = CudaContext::new(index as usize)?;
+    let (free, total) = context.mem_get_info()?;
+    let (major, minor) = context.compute_capability()?;
+    Ok(Gpu {
+        index,
+        model: context.name()?,
+        compute_capability: (positive(major), positive(minor)),
+        free_bytes: free as u64,
+        total_bytes: total as u64,
+    })
+}
+
+#[cfg(feature = "cuda")]
+fn positive(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn a_missing_driver_is_no_fault() {
-        assert_eq!(super::gpus().is_some(), cfg!(feature = "cuda"));
+        let gpus = super::gpus();
+        assert!(cfg!(feature = "cuda") || gpus.is_empty(), "{gpus:?}");
     }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::{self, Gpu, MAX_TEMPLATE_BYTES, ModelConfig, Place};
+use crate::config::{self, Gpu, MAX_TEMPLATE_BYTES, ModelConfig, Place, UnusableGpu};
 use crate::delivery::Delivery;
 use crate::devices;
 use crate::intake::Intake;
@@ -294,7 +294,7 @@ impl ServedModel {
 
 /// Finds out what is left by the engines that were started since the GPUs were listed.
 fn update_free_bytes(gpus: &mut [Gpu]) {
-    let now = usable_gpus().unwrap_or_default();
+    let now: Vec<Gpu> = listed_gpus().into_iter().flatten().flatten().collect();
     for gpu in gpus {
         if let Some(now) = now.iter().find(|now| now.index == gpu.index) {
             gpu.free_bytes = now.free_bytes;
@@ -302,13 +302,26 @@ fn update_free_bytes(gpus: &mut [Gpu]) {
     }
 }
 
-/// The GPUs that both CUDA and llama.cpp find; `None` in a build without CUDA.
+/// The GPUs that can be used, a warning for each that cannot; `None` in a build without CUDA.
 fn usable_gpus() -> Option<Vec<Gpu>> {
-    let gpus = devices::gpus()?;
-    match llama::has_gpu() {
-        true => Some(gpus),
-        false => Some(Vec::new()),
-    }
+    listed_gpus().map(usable)
+}
+
+fn usable(listed: Vec<Result<Gpu, UnusableGpu>>) -> Vec<Gpu> {
+    let warned = |gpu: Result<Gpu, UnusableGpu>| {
+        gpu.inspect_err(|error| log::warn!("{error}: models are placed without it"))
+            .ok()
+    };
+    listed.into_iter().filter_map(warned).collect()
+}
+
+/// The GPUs that both CUDA and llama.cpp find; `None` in a build without CUDA.
+fn listed_gpus() -> Option<Vec<Result<Gpu, UnusableGpu>>> {
+    // Where llama.cpp has no GPU, the driver is missing, a stub, or of no use: it is not asked.
+    cfg!(feature = "cuda").then(|| match llama::has_gpu() {
+        true => devices::gpus(),
+        false => Vec::new(),
+    })
 }
 
 /// Reads the configuration, completed where Triton allows it.
@@ -396,5 +409,29 @@ mod tests {
         check("/m/1/model-00002-of-00002.gguf", true);
         check("/m/1/best-of-3.gguf", false);
         check("/m/1/2-of-3.gguf", false);
+    }
+
+    #[test]
+    fn a_gpu_that_cannot_be_used_leaves_the_others() {
+        let gpu = |index| Gpu {
+            index,
+            model: "H200".to_owned(),
+            compute_capability: (9, 0),
+            free_bytes: 1 << 37,
+            total_bytes: 1 << 37,
+        };
+        let full = |index| UnusableGpu {
+            index,
+            reason: "out of memory".to_owned(),
+        };
+        for (listed, expected) in [
+            (vec![Ok(gpu(0)), Err(full(1)), Ok(gpu(2))], vec![0_u32, 2]),
+            (vec![Err(full(0))], vec![]),
+            (vec![], vec![]),
+        ] {
+            let indices: Vec<u32> = usable(listed).iter().map(|gpu| gpu.index).collect();
+            assert_eq!(indices, expected);
+        }
+        assert_eq!(full(1).to_string(), "CUDA1 cannot be used: out of memory");
     }
 }

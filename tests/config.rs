@@ -255,7 +255,22 @@ fn bad_fields_are_named() {
         (
             "/instance_group/0/count",
             json!(257),
-            "instance_group[0] asks for KIND_CPU with count = 257: count must be at most 256",
+            "instance_group[0] asks for KIND_CPU with count = 257: count must be between 0 and 256",
+        ),
+        (
+            "/instance_group/0/count",
+            json!(-1),
+            "instance_group[0] asks for KIND_CPU with count = -1: count must be between 0 and 256",
+        ),
+        (
+            "/instance_group/0/gpus",
+            json!([0, -1]),
+            "instance_group[0] names GPU -1 in 'gpus': must be between 0 and 2147483647",
+        ),
+        (
+            "/instance_group/0/gpus",
+            json!([2147483648_u32]),
+            "instance_group[0] names GPU 2147483648 in 'gpus': must be between 0 and 2147483647",
         ),
     ];
     for (path, value, expected) in cases {
@@ -382,12 +397,17 @@ fn parameters_are_read() {
     ] {
         let read = parameters(&[("tensor_split", written)]);
         assert_eq!(
-            read.map(|read| read.tensor_split),
-            Ok(expected.to_vec()),
+            read.map(|read| read.tensor_split.map(|split| (split.text, split.ratios))),
+            Ok(Some((written.to_owned(), expected.to_vec()))),
             "{written}"
         );
     }
-    for (written, expected) in [("none", &[][..]), ("CUDA1,CUDA0", &["CUDA1", "CUDA0"])] {
+    for (written, expected) in [
+        ("none", &[][..]),
+        (" none ", &[]),
+        ("CUDA1,CUDA0", &["CUDA1", "CUDA0"]),
+        (" CUDA0, CUDA1 ", &["CUDA0", "CUDA1"]),
+    ] {
         let read = parameters(&[("device", written)]).map(|read| read.devices);
         let expected: Vec<String> = expected.iter().map(|&name| name.to_owned()).collect();
         assert_eq!(read, Ok(Some(expected)), "{written}");
@@ -538,6 +558,11 @@ fn bad_parameters_are_named() {
             "CUDA0,CUDA0",
             "\"CUDA0,CUDA0\": must be names of devices, each once".to_owned(),
         ),
+        (
+            "devices",
+            "CUDA0, CUDA0",
+            "\"CUDA0, CUDA0\": must be names of devices, each once".to_owned(),
+        ),
         ("tensor_split", "3,x", format!("\"3,x\": {ratios}")),
         ("tensor_split", "3,-1", format!("\"3,-1\": {ratios}")),
         ("tensor_split", "NaN,1", format!("\"NaN,1\": {ratios}")),
@@ -632,7 +657,7 @@ fn bad_parameters_are_named() {
 
 #[test]
 fn bad_combinations_and_names_are_named() {
-    let cases: [(&[(&str, &str)], &str); 12] = [
+    let cases: [(&[(&str, &str)], &str); 13] = [
         (
             &[("n_ctxx", "1")],
             "unknown config parameter 'n_ctxx': did you mean 'n_ctx'?",
@@ -675,6 +700,10 @@ fn bad_combinations_and_names_are_named() {
             &[("cache_type_v", "q8_0"), ("flash_attn", "off")],
             "config parameter 'cache_type_v' = \"q8_0\": must be f32, f16 or bf16 where \
              'flash_attn' is \"off\"",
+        ),
+        (
+            &[("tensor_split", "1, 1"), ("split_mode", "none")],
+            "config parameter 'tensor_split' = \"1, 1\": must be left out where 'split_mode' is \"none\"",
         ),
         (
             &[("sampling_parameters", "{")],
@@ -797,7 +826,8 @@ fn instances_are_counted_and_placed() {
     use Place::{Cpu, Model};
     const NO_CUDA: &str = "instance_group asks for KIND_GPU, or for KIND_AUTO on a server that sees a GPU, but \
                            this build has no CUDA: use KIND_CPU";
-    const NO_GPU: &str = "instance_group asks for KIND_GPU, but llama.cpp finds no GPU that it can use: use KIND_CPU";
+    const NO_GPU: &str = "instance_group asks for KIND_GPU, or for KIND_AUTO on a server that sees a GPU, but \
+                          there is no GPU that can be used: use KIND_CPU; the log says why";
     type Placed = Vec<(Place, usize, Vec<u32>)>;
     let gpu_of = |index, n_instances| (Place::Gpu(index), n_instances, vec![index]);
     let cpu = |n_instances| (Cpu, n_instances, vec![]);
@@ -956,14 +986,76 @@ fn parameters_choose_the_devices_of_kind_model() {
 }
 
 #[test]
-fn what_is_wrong_with_devices_is_named() {
+fn proportions_are_for_the_group_that_is_spread() {
     use InstanceKind as Kind;
-    let old = Gpu {
+    use Place::{Cpu, Model};
+    let gpus = [gpu(0), gpu(1)];
+    let model = || group(Kind::Model, 1, &[]);
+    let check = |groups: &[InstanceGroup],
+                 parameters: &[(&str, &str)],
+                 expected: &[(Place, &[f32])]| {
+        let placed = placement(&with_groups(groups, parameters), Some(&gpus));
+        let placed = placed.unwrap_or_else(|error| panic!("{groups:?} {parameters:?}: {error}"));
+        let found: Vec<(Place, &[f32])> = placed
+            .iter()
+            .map(|p| (p.place, p.tensor_split.as_slice()))
+            .collect();
+        assert_eq!(found, expected, "{groups:?} {parameters:?}");
+    };
+    let split = ("tensor_split", "3,1");
+    check(&[model()], &[], &[(Model, &[])]);
+    check(&[model()], &[split], &[(Model, &[3.0, 1.0])]);
+    check(
+        &[model()],
+        &[split, ("split_mode", "row")],
+        &[(Model, &[3.0, 1.0])],
+    );
+    check(
+        &[model()],
+        &[("tensor_split", "1"), ("devices", "CUDA1")],
+        &[(Model, &[])],
+    );
+    check(
+        &[group(Kind::Gpu, 1, &[1]), model(), group(Kind::Cpu, 1, &[])],
+        &[split],
+        &[(Place::Gpu(1), &[]), (Model, &[3.0, 1.0]), (Cpu, &[])],
+    );
+}
+
+/// One that no build has code for.
+fn old_gpu(index: u32) -> Gpu {
+    Gpu {
         compute_capability: (6, 1),
         model: "P40".to_owned(),
-        ..gpu(2)
+        ..gpu(index)
+    }
+}
+
+#[test]
+fn a_gpu_that_is_not_used_may_be_of_any_kind() {
+    let model = [group(InstanceKind::Model, 1, &[])];
+    let gpus = [old_gpu(0), gpu(1)];
+    let check = |parameters: &[(&str, &str)], expected: Result<&[u32], &str>| {
+        let placed = placement(&with_groups(&model, parameters), Some(&gpus));
+        let found = placed.map_err(|error| error.to_string()).map(|placed| {
+            let indices = placed[0].gpus.iter().map(|gpu| gpu.index);
+            indices.collect::<Vec<_>>()
+        });
+        let expected = expected.map(<[u32]>::to_vec).map_err(str::to_owned);
+        assert_eq!(found, expected, "{parameters:?}");
     };
-    let gpus = [gpu(0), gpu(1), old];
+    let unfit =
+        "config parameter 'devices': CUDA0 (P40) has compute capability 6.1: must be at least 7.5";
+    check(&[], Err(unfit));
+    check(&[("devices", "CUDA1")], Ok(&[1]));
+    check(&[("split_mode", "none")], Err(unfit));
+    check(&[("split_mode", "none"), ("main_gpu", "1")], Ok(&[1]));
+}
+
+#[test]
+fn what_is_wrong_with_devices_is_named() {
+    use InstanceKind as Kind;
+    let gpus = [gpu(0), gpu(1), old_gpu(2)];
     let check = |group: InstanceGroup,
                  parameters: &[(&str, &str)],
                  gpus: Option<&[Gpu]>,
@@ -985,12 +1077,23 @@ fn what_is_wrong_with_devices_is_named() {
         group(Kind::Gpu, 1, &[1, 1]),
         &[],
         all,
-        "instance_group[0] names GPU 1 in 'gpus' twice: 'count' is for that",
+        "instance_group[0] names GPU 1 in 'gpus' twice: must be once, 'count' is for more instances; \
+         there is CUDA0 (H200), CUDA1 (H200), CUDA2 (P40)",
+    );
+    // One that cannot be used is not in the list.
+    check(
+        group(Kind::Gpu, 1, &[0, 1]),
+        &[],
+        Some(&[gpu(0), gpu(2)]),
+        "instance_group[0] names GPU 1 in 'gpus': there is CUDA0 (H200), CUDA2 (H200)",
     );
     let unfit = "CUDA2 (P40) has compute capability 6.1: must be at least 7.5";
-    check(group(Kind::Gpu, 1, &[2]), &[], all, unfit);
-    check(group(Kind::Gpu, 1, &[]), &[], all, unfit);
-    check(model(), &[], all, unfit);
+    let of_group = format!("'gpus' of instance_group[0]: {unfit}");
+    check(group(Kind::Gpu, 1, &[2]), &[], all, &of_group);
+    check(group(Kind::Gpu, 1, &[]), &[], all, &of_group);
+    let of_model = format!("config parameter 'devices': {unfit}");
+    check(model(), &[], all, &of_model);
+    check(model(), &[("devices", "CUDA2")], all, &of_model);
     check(
         model(),
         &[("devices", "CUDA0,CUDA7")],
@@ -1013,13 +1116,13 @@ fn what_is_wrong_with_devices_is_named() {
         model(),
         &[("tensor_split", "1,1,1")],
         two,
-        "config parameter 'tensor_split' = 3 numbers: must be one for each device, which are CUDA0, CUDA1",
+        "config parameter 'tensor_split' = \"1,1,1\": must be a number for each device, which are CUDA0, CUDA1",
     );
     check(
         model(),
         &[("tensor_split", "1"), ("devices", "none")],
         two,
-        "config parameter 'tensor_split' = 1 numbers: must be one for each device, which are none",
+        "config parameter 'tensor_split' = \"1\": must be a number for each device, which are none",
     );
     check(
         model(),

@@ -54,14 +54,19 @@ pub enum ConfigError {
     #[error("{field} is not supported: remove it, requests are batched by the backend itself")]
     Scheduling { field: &'static str },
     #[error(
-        "instance_group[{group}] asks for {found} with count = {count}: count must be at most \
+        "instance_group[{group}] asks for {found} with count = {count}: count must be between 0 and \
          {MAX_SLOTS}"
     )]
     InstanceCount {
         group: usize,
         found: &'static str,
-        count: u32,
+        count: i64,
     },
+    #[error(
+        "instance_group[{group}] names GPU {number} in 'gpus': must be between 0 and {}",
+        i32::MAX
+    )]
+    GpuNumber { group: usize, number: i64 },
     #[error(transparent)]
     Parameter(#[from] ParameterError),
     #[error("config parameter 'sampling_parameters': {0}")]
@@ -133,7 +138,8 @@ pub enum ConfigError {
     )]
     NoCuda,
     #[error(
-        "instance_group asks for KIND_GPU, but llama.cpp finds no GPU that it can use: use KIND_CPU"
+        "instance_group asks for KIND_GPU, or for KIND_AUTO on a server that sees a GPU, but there is no \
+         GPU that can be used: use KIND_CPU; the log says why"
     )]
     NoGpu,
     #[error("instance_group[{group}] names GPU {number} in 'gpus': there is {there}")]
@@ -142,15 +148,23 @@ pub enum ConfigError {
         number: u32,
         there: String,
     },
-    #[error("instance_group[{group}] names GPU {number} in 'gpus' twice: 'count' is for that")]
-    RepeatedGpu { group: usize, number: u32 },
     #[error(
-        "{name} ({model}) has compute capability {}.{}: must be {wanted}",
+        "instance_group[{group}] names GPU {number} in 'gpus' twice: must be once, 'count' is for more \
+         instances; there is {there}"
+    )]
+    RepeatedGpu {
+        group: usize,
+        number: u32,
+        there: String,
+    },
+    #[error(
+        "{field}: {gpu} has compute capability {}.{}: must be {wanted}",
         found.0, found.1
     )]
     UnfitGpu {
-        name: String,
-        model: String,
+        /// What chose the GPU.
+        field: String,
+        gpu: String,
         found: (u32, u32),
         wanted: String,
     },

@@ -17,9 +17,9 @@ mod tensors;
 
 pub use autocomplete::{Completed, autocomplete};
 pub use error::ConfigError;
-pub use offload::{GpuLayers, MAX_DEVICES, SplitMode, TensorOverride, is_of_experts};
+pub use offload::{GpuLayers, MAX_DEVICES, SplitMode, TensorOverride, TensorSplit, is_of_experts};
 pub use parameters::{CacheType, FlashAttn, Parameters, SpeculativeMethod};
-pub use placement::{Gpu, Place, Placement, placement};
+pub use placement::{Gpu, Place, Placement, UnusableGpu, placement};
 pub use raw::{InstanceGroup, InstanceKind};
 
 use raw::RawConfig;
@@ -67,13 +67,14 @@ pub fn parse(
             notes.push(tensors::parameters_advice());
         }
     }
-    let n_instances = raw.n_instances();
+    let instance_groups = raw.instance_groups()?;
+    let n_instances = raw::n_instances(&instance_groups);
     let parameters = Parameters::read(&raw.parameters)?;
     let config = ModelConfig {
         max_batch_size: raw.max_batch_size()?,
         decoupled: raw.is_decoupled(),
         name: raw.name,
-        instance_groups: raw.instance_group,
+        instance_groups,
         n_instances,
         parameters,
     };

@@ -78,6 +78,15 @@ impl TensorOverride {
     }
 }
 
+/// How much of a model each of several GPUs gets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorSplit {
+    /// As written.
+    pub text: String,
+    /// A proportion for each device.
+    pub ratios: Vec<f32>,
+}
+
 /// Whether a tensor holds experts, which `n_cpu_moe` counts the layers of.
 pub fn is_of_experts(tensor: &str) -> bool {
     static PATTERN: LazyLock<Regex> =
@@ -87,10 +96,11 @@ pub fn is_of_experts(tensor: &str) -> bool {
 
 /// Reads `devices`: names separated by commas, or `none`, which is no name.
 pub(super) fn read_devices(text: &str) -> Result<Vec<String>, ConfigError> {
-    if text == "none" {
+    if text.trim() == "none" {
         return Ok(Vec::new());
     }
-    let names: Vec<String> = text.split(',').map(str::to_owned).collect();
+    let names = text.split(',').map(|name| name.trim().to_owned());
+    let names: Vec<String> = names.collect();
     let is_repeated = |(index, name): (usize, &String)| names[..index].contains(name);
     match names.iter().enumerate().any(is_repeated) {
         true => Err(refused("devices", text, "names of devices, each once")),
@@ -98,8 +108,12 @@ pub(super) fn read_devices(text: &str) -> Result<Vec<String>, ConfigError> {
     }
 }
 
-/// Reads `tensor_split`: proportions separated by commas or slashes.
-pub(super) fn read_split(text: &str) -> Result<Vec<f32>, ConfigError> {
+/// Reads `tensor_split`: proportions separated by commas or slashes, for more than one GPU.
+pub(super) fn read_split(text: &str, split_mode: SplitMode) -> Result<TensorSplit, ConfigError> {
+    if split_mode == SplitMode::None {
+        let expected = "left out where 'split_mode' is \"none\"";
+        return Err(refused("tensor_split", text, expected));
+    }
     let ratios: Option<Vec<f32>> = text
         .split([',', '/'])
         .map(|ratio| ratio.trim().parse().ok())
@@ -118,6 +132,10 @@ pub(super) fn read_split(text: &str) -> Result<Vec<f32>, ConfigError> {
                 "at most {MAX_DEVICES} numbers from 0, not all of them 0, separated by commas"
             );
             refused("tensor_split", text, &expected)
+        })
+        .map(|ratios| TensorSplit {
+            text: text.to_owned(),
+            ratios,
         })
 }
 

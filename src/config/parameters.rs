@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::protocol::table::{Given, Rules};
 use crate::protocol::{DEFAULT_MAX_PROMPT_BYTES, RequestDefaults, defaults};
 
-use super::offload::{self, GpuLayers, SplitMode, TensorOverride};
+use super::offload::{self, GpuLayers, SplitMode, TensorOverride, TensorSplit};
 use super::raw::RawParameter;
 use super::table::{Draft, TABLE};
 use super::{ConfigError, MAX_SLOTS};
@@ -40,8 +40,8 @@ pub struct Parameters {
     /// Names of GPUs for KIND_MODEL; `None` means all, and an empty list the CPU.
     pub devices: Option<Vec<String>>,
     pub split_mode: SplitMode,
-    /// A proportion for each device; empty leaves it to the program.
-    pub tensor_split: Vec<f32>,
+    /// `None` leaves it to the program, and is so for [`SplitMode::None`].
+    pub tensor_split: Option<TensorSplit>,
     /// An index into the devices, for [`SplitMode::None`].
     pub main_gpu: u32,
     /// MiB of each GPU that are left free.
@@ -96,7 +96,7 @@ impl Default for Parameters {
             override_tensor: Vec::new(),
             devices: None,
             split_mode: SplitMode::Layer,
-            tensor_split: Vec::new(),
+            tensor_split: None,
             main_gpu: 0,
             fit_margin_mib: 1024,
             cache_type_k: CacheType::F16,
@@ -226,7 +226,8 @@ impl Parameters {
         let texts = (draft.devices, draft.tensor_split, draft.override_tensor);
         parameters.devices = texts.0.as_deref().map(offload::read_devices).transpose()?;
         if let Some(text) = texts.1 {
-            parameters.tensor_split = offload::read_split(&text)?;
+            let split = offload::read_split(&text, parameters.split_mode)?;
+            parameters.tensor_split = Some(split);
         }
         if let Some(text) = texts.2 {
             parameters.override_tensor = offload::read_overrides(&text)?;

@@ -30,6 +30,14 @@ impl Gpu {
     }
 }
 
+/// A GPU that is there but cannot be used: it is full, or another process has it to itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("CUDA{index} cannot be used: {reason}")]
+pub struct UnusableGpu {
+    pub index: u32,
+    pub reason: String,
+}
+
 /// What instances say of where they run: those that say the same share an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
@@ -50,6 +58,8 @@ pub struct Placement {
     pub gpus: Vec<Gpu>,
     /// How the model is spread; `None` for fewer than two GPUs.
     pub split_mode: SplitMode,
+    /// A proportion for each GPU; empty leaves it to the program, and is so for fewer than two GPUs.
+    pub tensor_split: Vec<f32>,
 }
 
 /// Sorts instances by place, each place once, in the order first named.
@@ -93,7 +103,7 @@ fn check_kinds(parameters: &Parameters, groups: &[InstanceGroup]) -> Result<(), 
     let given = [
         ("devices", parameters.devices.is_some()),
         ("split_mode", parameters.split_mode == SplitMode::Row),
-        ("tensor_split", !parameters.tensor_split.is_empty()),
+        ("tensor_split", parameters.tensor_split.is_some()),
         ("main_gpu", parameters.main_gpu != 0),
     ];
     match (given.iter().find(|(_, given)| *given), kinds().next()) {
@@ -124,12 +134,14 @@ impl There<'_> {
             InstanceKind::Auto | InstanceKind::Gpu => self.one_each(index, group),
             InstanceKind::Model => {
                 let chosen = self.chosen(parameters)?;
-                Ok(match chosen.is_empty() {
-                    true => cpu(),
-                    false if chosen.len() == 1 => {
-                        vec![placed(Place::Model, chosen, SplitMode::None)]
-                    }
-                    false => vec![placed(Place::Model, chosen, parameters.split_mode)],
+                let split = parameters.tensor_split.as_ref();
+                Ok(match chosen.len() {
+                    0 => cpu(),
+                    1 => vec![placed(Place::Model, chosen, SplitMode::None)],
+                    _ => vec![Placement {
+                        tensor_split: split.map_or(Vec::new(), |split| split.ratios.clone()),
+                        ..placed(Place::Model, chosen, parameters.split_mode)
+                    }],
                 })
             }
         }
@@ -146,11 +158,13 @@ impl There<'_> {
             true => gpus.iter().map(|gpu| gpu.index).collect(),
             false => group.gpus.clone(),
         };
+        let field = format!("'gpus' of instance_group[{index}]");
         let one = |(at, &number): (usize, &u32)| {
             if named[..at].contains(&number) {
                 return Err(ConfigError::RepeatedGpu {
                     group: index,
                     number,
+                    there: self.to_string(),
                 });
             }
             let gpu = gpus.iter().find(|gpu| gpu.index == number);
@@ -159,7 +173,7 @@ impl There<'_> {
                 number,
                 there: self.to_string(),
             })?;
-            check_fitness(gpu)?;
+            check_fitness(gpu, &field)?;
             Ok(placed(
                 Place::Gpu(number),
                 vec![gpu.clone()],
@@ -176,16 +190,14 @@ impl There<'_> {
             None => gpus.to_vec(),
             Some(names) => self.named(names)?,
         };
-        for gpu in &chosen {
-            check_fitness(gpu)?;
-        }
         let chosen_names = || names(chosen.iter().map(Gpu::name));
-        let n_ratios = parameters.tensor_split.len();
-        if n_ratios != 0 && n_ratios != chosen.len() {
+        if let Some(split) = &parameters.tensor_split
+            && split.ratios.len() != chosen.len()
+        {
             return Err(ConfigError::Value {
                 name: "tensor_split",
-                value: format!("{n_ratios} numbers"),
-                expected: format!("one for each device, which are {}", chosen_names()),
+                value: quoted(&split.text),
+                expected: format!("a number for each device, which are {}", chosen_names()),
             });
         }
         let main_gpu = parameters.main_gpu as usize;
@@ -201,6 +213,10 @@ impl There<'_> {
         }
         if parameters.split_mode == SplitMode::None && !chosen.is_empty() {
             chosen = vec![chosen.swap_remove(main_gpu)];
+        }
+        // What is left over may be of any kind.
+        for gpu in &chosen {
+            check_fitness(gpu, "config parameter 'devices'")?;
         }
         // ggml counts rows by the GPU's number, and gives those that are not named their part, too.
         if parameters.split_mode == SplitMode::Row && !chosen.is_empty() && chosen != gpus {
@@ -252,15 +268,17 @@ fn placed(place: Place, gpus: Vec<Gpu>, split_mode: SplitMode) -> Placement {
         n_slots: 0,
         gpus,
         split_mode,
+        tensor_split: Vec::new(),
     }
 }
 
-fn check_fitness(gpu: &Gpu) -> Result<(), ConfigError> {
+/// `field` chose the GPU.
+fn check_fitness(gpu: &Gpu, field: &str) -> Result<(), ConfigError> {
     match architectures::wanted(architectures::BUILT_FOR, gpu.compute_capability) {
         None => Ok(()),
         Some(wanted) => Err(ConfigError::UnfitGpu {
-            name: gpu.name(),
-            model: gpu.model.clone(),
+            field: field.to_owned(),
+            gpu: format!("{} ({})", gpu.name(), gpu.model),
             found: gpu.compute_capability,
             wanted,
         }),

@@ -21,7 +21,7 @@ pub(crate) struct RawConfig {
     pub(crate) max_batch_size: Int64,
     pub(crate) input: Vec<RawTensor>,
     pub(crate) output: Vec<RawTensor>,
-    pub(crate) instance_group: Vec<InstanceGroup>,
+    instance_group: Vec<RawGroup>,
     pub(crate) model_transaction_policy: Option<RawPolicy>,
     pub(crate) parameters: BTreeMap<String, RawParameter>,
     sequence_batching: Option<IgnoredAny>,
@@ -49,9 +49,17 @@ pub(crate) struct RawParameter {
     pub(crate) string_value: String,
 }
 
-/// A group of instances that share a kind of device.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+/// A group as written, with numbers that may be out of range.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
+struct RawGroup {
+    kind: InstanceKind,
+    count: Int64,
+    gpus: Vec<Int64>,
+}
+
+/// A group of instances that share a kind of device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InstanceGroup {
     pub kind: InstanceKind,
     /// Instances, per GPU for KIND_GPU; 0 counts as 1.
@@ -77,17 +85,14 @@ pub enum InstanceKind {
 impl RawConfig {
     pub(crate) fn read(config_json: &str) -> Result<Self, ConfigError> {
         let raw: Self = serde_json::from_str(config_json)?;
-        for (group, instances) in raw.instance_group.iter().enumerate() {
-            // Bounds the sums below, whatever was written.
-            if instances.count as usize > MAX_SLOTS {
-                return Err(ConfigError::InstanceCount {
-                    group,
-                    found: instances.kind.as_str(),
-                    count: instances.count,
-                });
-            }
-        }
+        raw.instance_groups()?;
         Ok(raw)
+    }
+
+    /// The groups of instances, their numbers checked.
+    pub(crate) fn instance_groups(&self) -> Result<Vec<InstanceGroup>, ConfigError> {
+        let groups = self.instance_group.iter().enumerate();
+        groups.map(|(index, group)| group.checked(index)).collect()
     }
 
     /// Refuses schedulers that would hold requests back or split them.
@@ -120,16 +125,39 @@ impl RawConfig {
             _ => Err(ConfigError::MaxBatchSize { value }),
         }
     }
+}
 
-    /// Instances that Triton creates: each group's count, on each of its GPUs.
-    pub(crate) fn n_instances(&self) -> usize {
-        let n_instances: usize = self
-            .instance_group
-            .iter()
-            .map(|group| group.n_per_device() * group.gpus.len().max(1))
-            .sum();
-        n_instances.max(1)
+impl RawGroup {
+    /// `group` is its index.
+    fn checked(&self, group: usize) -> Result<InstanceGroup, ConfigError> {
+        let count = u32::try_from(self.count.0).ok();
+        // Bounds the sums of instances, whatever was written.
+        let count = count.filter(|&count| count as usize <= MAX_SLOTS);
+        let gpu = |&Int64(number): &Int64| {
+            let checked = u32::try_from(number).ok();
+            checked
+                .filter(|&number| number <= i32::MAX as u32)
+                .ok_or(ConfigError::GpuNumber { group, number })
+        };
+        Ok(InstanceGroup {
+            kind: self.kind,
+            count: count.ok_or(ConfigError::InstanceCount {
+                group,
+                found: self.kind.as_str(),
+                count: self.count.0,
+            })?,
+            gpus: self.gpus.iter().map(gpu).collect::<Result<_, _>>()?,
+        })
     }
+}
+
+/// Instances that Triton creates: each group's count, on each of its GPUs.
+pub(crate) fn n_instances(groups: &[InstanceGroup]) -> usize {
+    let n_instances: usize = groups
+        .iter()
+        .map(|group| group.n_per_device() * group.gpus.len().max(1))
+        .sum();
+    n_instances.max(1)
 }
 
 impl InstanceGroup {

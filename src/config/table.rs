@@ -89,7 +89,7 @@ pub static TABLE: Table<Draft> = Table {
             &["batch_size"],
             (1, 1 << 16),
             "512",
-            "Tokens per step, at least one for each request that runs",
+            "Tokens per step at most; at least the slots (`n_parallel` times the instances on a device)",
             |d, n| d.parameters.n_batch = small(n),
         ),
         whole(
@@ -105,7 +105,7 @@ pub static TABLE: Table<Draft> = Table {
             &["threads"],
             (0, 512),
             "0",
-            "CPU threads that generate; 0 is automatic",
+            "CPU threads for generating tokens; 0 is automatic",
             |d, n| d.parameters.n_threads = small(n),
         ),
         whole(
@@ -113,7 +113,7 @@ pub static TABLE: Table<Draft> = Table {
             &["threads_batch"],
             (0, 512),
             "0",
-            "CPU threads that read prompts; 0 is as many as n_threads",
+            "CPU threads for processing prompts; 0 is as many as n_threads",
             |d, n| d.parameters.n_threads_batch = small(n),
         ),
         Parameter {
@@ -125,7 +125,7 @@ pub static TABLE: Table<Draft> = Table {
                 set: |d, n| d.parameters.n_gpu_layers = GpuLayers::from_number(n),
             },
             default: "auto",
-            meaning: "Layers, from the last, that are kept on GPUs, the output being one; auto is as many as fit; without effect on CPU instances",
+            meaning: "Layers kept on GPUs, counted from the last; the output layer counts as one; auto is as many as fit; CPU instances only check the number",
         },
         Parameter {
             name: "n_cpu_moe",
@@ -252,7 +252,7 @@ pub static TABLE: Table<Draft> = Table {
                 set: |d, n| d.parameters.cache_ram_mib = u32::try_from(n).ok(),
             },
             default: "8192",
-            meaning: "MiB of host memory for what ended requests leave in the KV cache, at most a quarter of what is free at load; 0 uses none",
+            meaning: "MiB of host memory for what ended requests leave in the KV cache; never more than a quarter of what is free at load, even with -1; 0 uses none",
         },
         whole(
             "target_itl_ms",
@@ -357,7 +357,7 @@ pub static TABLE: Table<Draft> = Table {
             &[],
             (1, 1 << 28),
             "8388608",
-            "Bytes of text_input",
+            "Bytes of text_input, at most",
             |d, n| d.parameters.max_prompt_bytes = small(n) as usize,
         ),
         Parameter {

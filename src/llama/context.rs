@@ -55,6 +55,9 @@ pub struct ContextParams {
     /// Compute fused attention here instead of in llama.cpp, where the processor has what that needs: for
     /// contexts on CPUs alone.
     pub own_attention: bool,
+    /// Compute one row, and as many as can be computed together, before the first request: for contexts on
+    /// GPUs, whose backend allocates with the first large step and ends the process where it cannot.
+    pub full_warm_up: bool,
 }
 
 impl Default for ContextParams {
@@ -73,6 +76,7 @@ impl Default for ContextParams {
             flash_attention: FlashAttention::Auto,
             offload_kqv: true,
             own_attention: true,
+            full_warm_up: false,
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use regex_lite::Regex;
 
-use crate::config::{self, Parameters, TensorOverride};
+use crate::config::{self, Gpu, Parameters, TensorOverride};
 use crate::llama::{CacheType, FlashAttention, ModelFile, Tensor};
 
 /// Live rows of the widest layer in a step: gate, up and their product.
@@ -63,6 +63,8 @@ pub(super) struct Demand {
     pub(super) copies: u64,
     /// Whether `override_tensor` keeps some there.
     pub(super) keeps_in_host: bool,
+    /// What `override_tensor` puts on each GPU, whatever its layers; nothing on those past the end.
+    pub(super) placed: Vec<u64>,
     /// A model that drafts, whole on the first GPU.
     pub(super) draft: Layer,
 }
@@ -72,6 +74,7 @@ impl Demand {
         file: &ModelFile,
         draft: Option<&ModelFile>,
         parameters: &Parameters,
+        gpus: &[Gpu],
         flash_attention: FlashAttention,
     ) -> Self {
         let (type_k, type_v) = cache_types(parameters);
@@ -83,19 +86,25 @@ impl Demand {
         };
         let mut layers: Vec<Layer> = cells.map(of_cell).collect();
         layers.resize(n_layers + 1, Layer::default());
-        let overrides = Overrides::new(&parameters.override_tensor);
+        let overrides = Overrides::new(&parameters.override_tensor, gpus);
+        let mut placed = vec![0_u64; gpus.len()];
         let (mut largest, mut keeps_in_host) = (0, false);
         for tensor in &file.tensors {
+            let home = overrides.home_of(tensor);
+            // Whatever its layer, the input too, and once where the output reads the same matrix.
+            if let Some(Home::Gpu(gpu)) = home {
+                placed[gpu] += tensor.n_bytes;
+                continue;
+            }
             let layer = layer_of(tensor, file, n_layers);
             let Some(layer) = layer else { continue };
             largest = largest.max(tensor.n_bytes);
-            let home = overrides.home_of(tensor);
             if home == Some(Home::Host) {
                 keeps_in_host = true;
                 continue;
             }
             layers[layer].weights += tensor.n_bytes;
-            if home.is_none() && config::is_of_experts(&tensor.name) {
+            if config::is_of_experts(&tensor.name) {
                 layers[layer].experts += tensor.n_bytes;
             }
         }
@@ -124,8 +133,14 @@ impl Demand {
             logits: rows.saturating_mul(n_outputs(file)),
             copies: largest.saturating_mul(N_COPIES),
             keeps_in_host,
+            placed,
             draft: draft.unwrap_or_default(),
         }
+    }
+
+    /// What `override_tensor` puts on a GPU, by its place in the list.
+    pub(super) fn placed_on(&self, gpu: usize) -> u64 {
+        self.placed.get(gpu).copied().unwrap_or(0)
     }
 
     /// Layers up to the last that has experts.
@@ -185,22 +200,20 @@ fn n_outputs(file: &ModelFile) -> u64 {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Home {
     Host,
-    Gpu,
+    /// By its place in the list of the model's GPUs.
+    Gpu(usize),
 }
 
 /// Compiled patterns, each with where what it matches goes.
 struct Overrides(Vec<(Regex, Home)>);
 
 impl Overrides {
-    fn new(overrides: &[TensorOverride]) -> Self {
+    fn new(overrides: &[TensorOverride], gpus: &[Gpu]) -> Self {
         let compiled = overrides.iter().map(|place| {
             let pattern =
                 Regex::new(&place.pattern).expect("patterns are checked when they are read");
-            let home = match place.is_host() {
-                true => Home::Host,
-                false => Home::Gpu,
-            };
-            (pattern, home)
+            let gpu = gpus.iter().position(|gpu| gpu.name() == place.buffer);
+            (pattern, gpu.map_or(Home::Host, Home::Gpu))
         });
         Self(compiled.collect())
     }

@@ -25,8 +25,10 @@ pub(super) struct Fit<'a> {
     pub(super) gpus: &'a [Gpu],
     /// Bytes of each GPU that stay free.
     pub(super) margin: u64,
-    /// Bytes of host memory for the cache of layers that stay there.
+    /// Bytes of host memory that are free, for the cache of layers that stay there.
     pub(super) host: u64,
+    /// Bytes of it that stay free.
+    pub(super) host_margin: u64,
     pub(super) n_gpu_layers: GpuLayers,
     /// Layers whose experts stay in host memory; `None` leaves it to the plan.
     pub(super) n_cpu_moe: Option<u32>,
@@ -211,8 +213,9 @@ impl Fit<'_> {
         let first = layers.len() - n_gpu_layers as usize;
         let host_cell: u64 = layers[..first].iter().map(|layer| layer.cell).sum();
         let host_cache = host_cell.saturating_mul(n_cells);
-        if host_cache > self.host {
-            return Err(short("host memory".to_owned(), host_cache, self.host, 0));
+        if host_cache > self.host.saturating_sub(self.host_margin) {
+            let memory = "host memory".to_owned();
+            return Err(short(memory, host_cache, self.host, self.host_margin));
         }
         let size = Size {
             first,
@@ -276,12 +279,14 @@ impl Fit<'_> {
             start = end;
         }
         if self.split_rows {
-            let total: u64 = shares.iter().map(|share| share.weights).sum();
+            let whole: Vec<u64> = (0..shares.len()).map(|gpu| self.whole(gpu)).collect();
+            let weights: u64 = shares.iter().map(|share| share.weights).sum();
+            let total = weights.saturating_sub(whole.iter().sum());
             let sum: f64 = ratios.iter().map(|&ratio| f64::from(ratio)).sum();
-            for (share, &ratio) in shares.iter_mut().zip(ratios) {
+            for ((share, &ratio), whole) in shares.iter_mut().zip(ratios).zip(whole) {
                 // Norms and biases are not split, and rows are rounded: one part in 64 more.
                 let part = total as f64 * f64::from(ratio) / sum;
-                share.weights = (part * (1.0 + 1.0 / 64.0)) as u64;
+                share.weights = ((part * (1.0 + 1.0 / 64.0)) as u64).saturating_add(whole);
             }
         }
         shares
@@ -299,15 +304,16 @@ impl Fit<'_> {
         let weights: u64 = layers.iter().map(|layer| layer.weights).sum();
         let mut share = Share {
             n_layers,
-            weights: weights - in_host,
+            weights: (weights - in_host).saturating_add(self.whole(gpu)),
             cache: layers
                 .iter()
                 .map(|layer| layer.cell.saturating_mul(size.n_cells))
                 .fold(0, u64::saturating_add),
             step: 0,
         };
-        // The first GPU computes for layers in host memory, even where it has none of its own.
-        if n_layers > 0 || gpu == 0 {
+        // The first GPU computes for layers in host memory, even where it has none of its own, and
+        // any GPU with the weights that were put there.
+        if n_layers > 0 || gpu == 0 || demand.placed_on(gpu) > 0 {
             let reads_host = size.first > 0 || size.n_cpu_moe > 0 || demand.keeps_in_host;
             let copies = if reads_host { demand.copies } else { 0 };
             let logits = if has_output { demand.logits } else { 0 };
@@ -317,11 +323,19 @@ impl Fit<'_> {
                 .fold(0, u64::saturating_add);
         }
         if gpu == 0 {
-            share.weights = share.weights.saturating_add(demand.draft.weights);
             let cache = demand.draft.cell.saturating_mul(size.n_cells);
             share.cache = share.cache.saturating_add(cache);
         }
         share
+    }
+
+    /// The weights that a GPU has whichever layers and rows are there.
+    fn whole(&self, gpu: usize) -> u64 {
+        let draft = match gpu {
+            0 => self.demand.draft.weights,
+            _ => 0,
+        };
+        self.demand.placed_on(gpu).saturating_add(draft)
     }
 
     /// Gives each GPU, from the last, as many layers as fit; those that fit nowhere go to the first.

@@ -231,19 +231,18 @@ impl EnginePlan<'_> {
             }
         };
         let n_instances = self.placement.n_instances as u32;
-        let demand = Demand::new(file, draft, parameters, flash_attention);
+        let gpus = &self.placement.gpus;
+        let demand = Demand::new(file, draft, parameters, gpus, flash_attention);
+        let (host, host_margin) = host_memory(memory::available_bytes(), parameters.n_ctx);
         let fit = Fit {
             demand: &demand,
-            gpus: &self.placement.gpus,
+            gpus,
             margin: u64::from(parameters.fit_margin_mib) << 20,
-            // As on the CPU: what is left to us takes half of what is free.
-            host: memory::available_bytes().map_or(u64::MAX, |bytes| match parameters.n_ctx {
-                0 => bytes / 2,
-                _ => bytes,
-            }),
+            host,
+            host_margin,
             n_gpu_layers: parameters.n_gpu_layers,
             n_cpu_moe: parameters.n_cpu_moe,
-            ratios: &parameters.tensor_split,
+            ratios: &self.placement.tensor_split,
             split_rows: self.placement.split_mode == SplitMode::Row,
             n_ctx,
             n_slots: match parameters.n_parallel {
@@ -424,6 +423,7 @@ impl EnginePlan<'_> {
             flash_attention,
             offload_kqv: true,
             own_attention: self.is_cpu(),
+            full_warm_up: !self.is_cpu(),
         }
     }
 }
@@ -435,6 +435,16 @@ fn automatic_n_ctx(trained: u32, affordable: u64, max_positions: Option<u32>) ->
         .max(u64::from(N_CTX_STEP));
     let n_ctx = u32::try_from(n_ctx).unwrap_or(trained) / N_CTX_STEP * N_CTX_STEP;
     max_positions.map_or(n_ctx, |limit| n_ctx.min(limit))
+}
+
+/// Bytes of host memory that are free, and those of them that stay so.
+fn host_memory(available: Option<u64>, n_ctx: u32) -> (u64, u64) {
+    match (available, n_ctx) {
+        (None, _) => (u64::MAX, 0),
+        // As on the CPU: what is left to us takes half of what is free.
+        (Some(bytes), 0) => (bytes, bytes.div_ceil(2)),
+        (Some(bytes), _) => (bytes, 0),
+    }
 }
 
 /// Tokens for which there is host memory once they have left the KV cache.
@@ -526,6 +536,19 @@ mod tests {
         ] {
             let n_ctx = automatic_n_ctx(trained, affordable, max_positions);
             assert_eq!(n_ctx, expected, "{trained} {affordable} {max_positions:?}");
+        }
+    }
+
+    #[test]
+    fn an_automatic_context_leaves_half_of_the_host_memory_free() {
+        for (available, n_ctx, expected) in [
+            (Some(1001), 0, (1001, 501)),
+            (Some(1001), 4096, (1001, 0)),
+            (None, 0, (u64::MAX, 0)),
+            (None, 4096, (u64::MAX, 0)),
+        ] {
+            let found = host_memory(available, n_ctx);
+            assert_eq!(found, expected, "{available:?} {n_ctx}");
         }
     }
 }

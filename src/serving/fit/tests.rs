@@ -25,6 +25,7 @@ fn demand() -> Demand {
         logits: GIB / 4,
         copies: GIB,
         keeps_in_host: false,
+        placed: Vec::new(),
         draft: Layer::default(),
     }
 }
@@ -46,6 +47,7 @@ fn fit<'a>(demand: &'a Demand, gpus: &'a [Gpu]) -> Fit<'a> {
         gpus,
         margin: GIB,
         host: u64::MAX,
+        host_margin: 0,
         n_gpu_layers: GpuLayers::Auto,
         n_cpu_moe: None,
         ratios: &[],
@@ -213,6 +215,53 @@ fn what_is_set_is_kept_or_refused() {
              1073741824 bytes are free, 0 of them are kept free",
         ),
     );
+    check(
+        |fit| {
+            fit.n_gpu_layers = GpuLayers::Count(2);
+            fit.n_ctx = 1 << 18..=1 << 18;
+            fit.host = GIB;
+            fit.host_margin = GIB / 2;
+        },
+        Err(
+            "2 layers on GPUs, n_ctx = 262144 and 16 slots need 805306368 bytes of host memory: \
+             1073741824 bytes are free, 536870912 of them are kept free",
+        ),
+    );
+}
+
+#[test]
+fn what_is_put_on_a_gpu_is_there_whatever_its_layers() {
+    let check = |n_gpu_layers: u32, free: &[u64], expected: Result<&[u64], &str>| {
+        let demand = Demand {
+            placed: vec![0, 4 * GIB],
+            ..demand()
+        };
+        let gpus = gpus(free);
+        let fit = Fit {
+            n_gpu_layers: GpuLayers::Count(n_gpu_layers),
+            ..fit(&demand, &gpus)
+        };
+        let weights = |plan: Plan| -> Vec<u64> {
+            let shares = plan.shares.iter();
+            shares.map(|share| share.weights).collect()
+        };
+        let found = fit.plan().map(weights).map_err(|short| short.to_string());
+        let expected = expected.map(<[u64]>::to_vec).map_err(str::to_owned);
+        assert_eq!(found, expected, "{n_gpu_layers} {free:?}");
+    };
+    let even = [20 * GIB, 20 * GIB];
+    check(0, &even, Ok(&[0, 4 * GIB]));
+    check(5, &even, Ok(&[3 * GIB, 6 * GIB]));
+    // The second has room for what was put there and no layer.
+    check(5, &[20 * GIB, 6 * GIB], Ok(&[5 * GIB, 4 * GIB]));
+    check(
+        5,
+        &[20 * GIB, 4 * GIB],
+        Err(
+            "5 layers on GPUs, n_ctx = 4096 and 16 slots need 4563402752 bytes of CUDA1 (H200): \
+             4294967296 bytes are free, 1073741824 of them are kept free",
+        ),
+    );
 }
 
 #[test]
@@ -265,7 +314,15 @@ fn layers_are_spread_over_the_gpus() {
 
 #[test]
 fn rows_of_all_layers_are_on_every_gpu() {
-    let demand = demand();
+    // What was put on a GPU, and the model that drafts, are whole.
+    let demand = Demand {
+        placed: vec![0, GIB],
+        draft: Layer {
+            weights: GIB / 2,
+            ..Layer::default()
+        },
+        ..demand()
+    };
     let gpus = gpus(&[20 * GIB, 20 * GIB]);
     let fit = Fit {
         split_rows: true,
@@ -275,7 +332,7 @@ fn rows_of_all_layers_are_on_every_gpu() {
     let plan = fit.plan().unwrap_or_else(|error| panic!("{error}"));
     let weights: Vec<u64> = plan.shares.iter().map(|share| share.weights).collect();
     let part = |n: u64| 5 * GIB * n / 4 * 65 / 64;
-    assert_eq!(weights, [part(3), part(1)]);
+    assert_eq!(weights, [part(3) + GIB / 2, part(1) + GIB]);
     assert_eq!(plan.tensor_split, [3.0, 1.0]);
 }
 
@@ -323,15 +380,25 @@ fn cases() -> impl Strategy<Value = (Demand, Vec<u64>, bool, u32)> {
         cell,
     });
     let layers = proptest::collection::vec(layer.clone(), 1..12);
-    let sizes = (0..GIB, 0..8192_u64, 0..GIB, 0..GIB, any::<bool>(), layer);
+    let placed = proptest::collection::vec(0..GIB, 0..4);
+    let sizes = (
+        0..GIB,
+        0..8192_u64,
+        0..GIB,
+        0..GIB,
+        any::<bool>(),
+        placed,
+        layer,
+    );
     let demand = (layers, sizes).prop_map(
-        |(layers, (step, step_cell, logits, copies, keeps_in_host, draft))| Demand {
+        |(layers, (step, step_cell, logits, copies, keeps_in_host, placed, draft))| Demand {
             layers,
             step,
             step_cell,
             logits,
             copies,
             keeps_in_host,
+            placed,
             draft,
         },
     );
