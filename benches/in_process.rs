@@ -189,7 +189,8 @@ impl Driver {
                 ..SamplingParams::default()
             };
             let id = SequenceId(index as u64);
-            self.runner.open(id, &sampling, &prompt);
+            let sampler = self.runner.model().sampler(&sampling, &prompt);
+            self.runner.open(id, sampler);
             self.scheduler.submit(NewSequence {
                 id,
                 prompt,
@@ -269,7 +270,7 @@ fn suffix(
     let history = model.tokenize_prompt(&texts.history)?;
     let all = model.tokenize_prompt(&[&*texts.history, &texts.suffix].concat())?;
     let sequence = SequenceId(0);
-    runner.open(sequence, &SamplingParams::default(), &all);
+    runner.open(sequence, model.sampler(&SamplingParams::default(), &all));
     let rows: Vec<Row> = all
         .iter()
         .zip(0..)

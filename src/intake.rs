@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::delivery::{Delivery, End, Outbox};
 use crate::engine::{Drafter, Limits, NewSequence, Scheduler, SequenceId, Token};
-use crate::llama::{ChatTemplate, Model, Runner, TemplateError, TokenizeError};
+use crate::llama::{ChatTemplate, Model, Runner, Sampler, TemplateError, TokenizeError};
 use crate::permit::Permit;
 use crate::protocol::{self, Prompt, RequestDefaults, RequestError, RequestLimits};
 use crate::triton::{Code, Error, Responder, Times, panic_text, while_running};
@@ -232,11 +232,11 @@ fn hand_over(
         permit,
     );
     let Ready {
-        sequence, sampling, ..
+        sequence, sampler, ..
     } = ready;
     if let Err(error) = jobs.try_send(Job {
         sequence,
-        sampling,
+        sampler,
         outbox,
     }) {
         let job = error.into_inner();
@@ -254,7 +254,7 @@ fn label(model_name: &str, id: &str, number: u64) -> String {
 
 struct Ready {
     sequence: NewSequence,
-    sampling: protocol::SamplingParams,
+    sampler: Sampler,
     streaming: bool,
 }
 
@@ -275,6 +275,7 @@ impl Reading {
         if is_cancelled() {
             return Err(Refusal::Cancelled);
         }
+        let sampler = self.weights.sampler(&request.sampling, &prompt);
         let sequence = NewSequence {
             id,
             prompt,
@@ -283,7 +284,7 @@ impl Reading {
         };
         Ok(Ready {
             sequence,
-            sampling: request.sampling,
+            sampler,
             streaming: request.streaming,
         })
     }

@@ -13,10 +13,9 @@ use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::delivery::{End, Outbox};
 use crate::engine::{
-    Drafter, Drafting, Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, SubmitError, Token,
+    Drafter, Drafting, Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, SubmitError,
 };
-use crate::llama::Runner;
-use crate::protocol::SamplingParams;
+use crate::llama::{Runner, Sampler};
 use crate::triton::{Code, Error, now_ns, while_running};
 
 /// How often a busy worker asks whether the server still serves its model.
@@ -25,14 +24,14 @@ const SERVING_POLL: Duration = Duration::from_millis(100);
 /// A request that is ready to run.
 pub(crate) struct Job {
     pub(crate) sequence: NewSequence,
-    pub(crate) sampling: SamplingParams,
+    pub(crate) sampler: Sampler,
     pub(crate) outbox: Arc<Outbox>,
 }
 
 /// What the worker needs of the model: llama.cpp's runner, or a test's.
 pub(crate) trait StepRunner {
-    /// Prepares to sample for a sequence.
-    fn open(&mut self, id: SequenceId, sampling: &SamplingParams, prompt: &[Token]);
+    /// Takes what samples for a sequence.
+    fn open(&mut self, id: SequenceId, sampler: Sampler);
     /// Forgets a sequence.
     fn close(&mut self, id: SequenceId);
     /// Runs a plan: one sample for each output row, or why the step failed.
@@ -42,8 +41,8 @@ pub(crate) trait StepRunner {
 }
 
 impl StepRunner for Runner {
-    fn open(&mut self, id: SequenceId, sampling: &SamplingParams, prompt: &[Token]) {
-        Runner::open(self, id, sampling, prompt);
+    fn open(&mut self, id: SequenceId, sampler: Sampler) {
+        Runner::open(self, id, sampler);
     }
 
     fn close(&mut self, id: SequenceId) {
@@ -158,11 +157,11 @@ impl<R: StepRunner> Worker<R> {
     fn admit(&mut self, job: Job) {
         let Job {
             sequence,
-            sampling,
+            sampler,
             outbox,
         } = job;
         let id = sequence.id;
-        self.runner.open(id, &sampling, &sequence.prompt);
+        self.runner.open(id, sampler);
         match self.scheduler.submit(sequence) {
             Ok(()) => {
                 self.live.insert(id, outbox);

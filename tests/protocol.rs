@@ -57,6 +57,16 @@ fn setting(request: &GenerateRequest, name: &str) -> String {
         "top_p" => sampling.top_p.to_string(),
         "min_p" => sampling.min_p.to_string(),
         "typical_p" => sampling.typical_p.to_string(),
+        "xtc_probability" => sampling.xtc_probability.to_string(),
+        "xtc_threshold" => sampling.xtc_threshold.to_string(),
+        "mirostat" => format!("{:?}", sampling.mirostat),
+        "mirostat_tau" => sampling.mirostat_tau.to_string(),
+        "mirostat_eta" => sampling.mirostat_eta.to_string(),
+        "dry_multiplier" => sampling.dry.multiplier.to_string(),
+        "dry_base" => sampling.dry.base.to_string(),
+        "dry_allowed_length" => sampling.dry.allowed_length.to_string(),
+        "dry_penalty_last_n" => sampling.dry.penalty_last_n.to_string(),
+        "dry_sequence_breakers" => format!("{:?}", sampling.dry.sequence_breakers),
         "repetition_penalty" => sampling.repetition_penalty.to_string(),
         "presence_penalty" => sampling.presence_penalty.to_string(),
         "frequency_penalty" => sampling.frequency_penalty.to_string(),
@@ -98,6 +108,26 @@ fn numbers_take_every_kind_and_both_ends() {
             "above 0 and at most 1",
             (1e-3, 1.0),
             [0.0, 1.1],
+        ),
+        (
+            "xtc_probability",
+            "between 0 and 1",
+            (0.0, 1.0),
+            [-0.1, 1.1],
+        ),
+        ("xtc_threshold", "between 0 and 1", (0.0, 1.0), [-0.1, 1.1]),
+        (
+            "mirostat_tau",
+            "between 0 and 100",
+            (0.0, 100.0),
+            [-0.1, 100.1],
+        ),
+        ("mirostat_eta", "between 0 and 1", (0.0, 1.0), [-0.1, 1.1]),
+        (
+            "dry_multiplier",
+            "between 0 and 100",
+            (0.0, 100.0),
+            [-0.1, 100.1],
         ),
         (
             "repetition_penalty",
@@ -146,6 +176,70 @@ fn numbers_take_every_kind_and_both_ends() {
     assert_eq!(outcome("temperature", "temperature", D(1e-30)), "0.01");
     assert_ne!(outcome("top_p", "top_p", D(1e-300)), "0");
     assert_ne!(outcome("typical_p", "typical_p", D(1e-300)), "0");
+}
+
+#[test]
+fn mirostat_and_dry_take_what_llama_cpp_takes() {
+    let breakers = "at most 16 non-empty strings of at most 40 bytes each, without NUL";
+    let name = "dry_sequence_breakers";
+    for (name, value, expected) in [
+        ("mirostat", I(0), "Off".to_owned()),
+        ("mirostat", I(1), "V1".to_owned()),
+        ("mirostat", s("2"), "V2".to_owned()),
+        (
+            "mirostat",
+            I(3),
+            refused("mirostat", "3", "between 0 and 2"),
+        ),
+        (
+            "mirostat",
+            I(-1),
+            refused("mirostat", "-1", "between 0 and 2"),
+        ),
+        ("dry_base", D(1.0), "1".to_owned()),
+        ("dry_base", D(100.0), "100".to_owned()),
+        (
+            "dry_base",
+            D(0.9),
+            refused("dry_base", "0.9", "between 1 and 100"),
+        ),
+        ("dry_allowed_length", I(1), "1".to_owned()),
+        ("dry_allowed_length", I(4096), "4096".to_owned()),
+        (
+            "dry_allowed_length",
+            I(0),
+            refused("dry_allowed_length", "0", "between 1 and 4096"),
+        ),
+        ("dry_penalty_last_n", I(0), "0".to_owned()),
+        (
+            "dry_penalty_last_n",
+            I(-1),
+            refused("dry_penalty_last_n", "-1", "between 0 and 4096"),
+        ),
+        (
+            "dry_penalty_last_n",
+            I(4097),
+            refused("dry_penalty_last_n", "4097", "between 0 and 4096"),
+        ),
+        (name, s("x"), r#"["x"]"#.to_owned()),
+        (name, s("[]"), "[]".to_owned()),
+        (name, s(r#"["\n", "é"]"#), r#"["\n", "é"]"#.to_owned()),
+        (name, s(""), refused(name, r#""""#, breakers)),
+        (name, s("a\0"), refused(name, r#""a\0""#, breakers)),
+        (
+            name,
+            s(&"é".repeat(21)),
+            refused(name, "a string of 42 bytes", breakers),
+        ),
+        (
+            name,
+            s(&format!("{:?}", ["x"; 17])),
+            refused(name, "a list of 17 strings", breakers),
+        ),
+        (name, I(5), refused(name, "5", breakers)),
+    ] {
+        assert_eq!(outcome(name, name, value), expected);
+    }
 }
 
 #[test]
@@ -380,7 +474,9 @@ fn synonyms_mean_the_same() {
 #[test]
 fn unknown_names_get_the_nearest_one() {
     let known = "known are max_tokens, temperature, top_k, top_p, min_p, typical_p, \
-                 repetition_penalty, presence_penalty, frequency_penalty, seed, stop, ignore_eos, \
+                 xtc_probability, xtc_threshold, mirostat, mirostat_tau, mirostat_eta, \
+                 dry_multiplier, dry_base, dry_allowed_length, dry_penalty_last_n, \
+                 dry_sequence_breakers, repetition_penalty, presence_penalty, frequency_penalty, seed, stop, ignore_eos, \
                  min_tokens, streaming";
     let long = "x".repeat(1 << 20);
     let cut = format!("unknown parameter '{}…': {known}", "x".repeat(64));

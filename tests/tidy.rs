@@ -20,10 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("triton", &["protocol"]),
     ("permit", &[]),
     ("delivery", &["engine", "permit", "protocol", "triton"]),
-    (
-        "worker",
-        &["delivery", "engine", "llama", "protocol", "triton"],
-    ),
+    ("worker", &["delivery", "engine", "llama", "triton"]),
     (
         "intake",
         &[

@@ -206,7 +206,8 @@ impl DraftModel {
                 temperature: 0.0,
                 ..SamplingParams::default()
             };
-            self.runner.open(id, &greedy, &[]);
+            let sampler = self.runner.model().sampler(&greedy, &[]);
+            self.runner.open(id, sampler);
             let tokens = Vec::new();
             self.held.insert(id, Held { slot, tokens });
         }

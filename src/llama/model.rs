@@ -5,6 +5,7 @@
 //! sequences.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
@@ -12,7 +13,9 @@ use llama_cpp_2::token::LlamaToken;
 use super::backend::NoModule;
 use super::gguf::{GgufError, ModelFile};
 use super::load::{self, LoadParams};
+use super::sampler::{Breakers, Sampler};
 use crate::engine::{Sharing, Token};
+use crate::protocol::SamplingParams;
 
 /// Bytes that one text may have, so that every count in llama.cpp's C interface holds it.
 const MAX_TEXT_BYTES: usize = 256 << 20;
@@ -93,6 +96,8 @@ pub struct Model {
     eos: String,
     max_piece_bytes: usize,
     chat_template: Option<String>,
+    /// What DRY was asked for last to take for the end of a sequence.
+    breakers: Mutex<Option<(Vec<String>, Arc<Breakers>)>>,
 }
 
 impl Model {
@@ -159,6 +164,7 @@ impl Model {
             eos: text_of(vocab.eos()),
             max_piece_bytes,
             chat_template: chat_template.and_then(|template| template.to_string().ok()),
+            breakers: Mutex::default(),
             inner,
             file,
         })
@@ -280,6 +286,35 @@ impl Model {
         // It has the allocation made above, which the request would hold as long as it runs.
         tokens.shrink_to_fit();
         Ok(tokens)
+    }
+
+    /// A sampler for a sequence that starts with `prompt`; called by the intake thread.
+    pub fn sampler(&self, params: &SamplingParams, prompt: &[Token]) -> Sampler {
+        let sampler = Sampler::new(params, prompt, self.n_vocab);
+        match params.dry.is_off() {
+            true => sampler,
+            false => sampler.with_dry(self.breakers(&params.dry.sequence_breakers), prompt),
+        }
+    }
+
+    /// Looks through all of the vocabulary, unless the last request named the same strings.
+    fn breakers(&self, texts: &[String]) -> Arc<Breakers> {
+        let mut last = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, breakers)) = &*last
+            && known == texts
+        {
+            return breakers.clone();
+        }
+        let vocab = self.inner.vocab();
+        let pieces = (0..self.n_vocab as i32)
+            .map(|id| (Token(id), vocab.token_to_piece(LlamaToken(id), true, None)));
+        let breakers = Arc::new(Breakers::new(texts, pieces, |bytes| {
+            let mut tokens = Vec::with_capacity(bytes.len() + 8);
+            vocab.tokenize_into(bytes, &mut tokens, false, false);
+            tokens.into_iter().map(|token| Token(token.0)).collect()
+        }));
+        *last = Some((texts.to_vec(), breakers.clone()));
+        breakers
     }
 
     /// What sequences of this model may share in a cache that all of them use.

@@ -5,6 +5,7 @@
 //! cache. Decides nothing: which tokens run where is the scheduler's.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
+use llama_cpp_sys_2 as sys;
 
 use super::at_once::AtOnce;
 use super::attention::Attention;
@@ -21,7 +23,6 @@ use super::sampler::{SampleError, Sampler, SamplingThreads};
 use super::slots::{Held, Memory, Slots};
 use super::{Model, threads};
 use crate::engine::{CacheOp, Plan, Row, Sampled, SequenceId, Sharing, SlotId, Token};
-use crate::protocol::SamplingParams;
 
 /// llama.cpp's limit on sequences of one context.
 pub const MAX_SLOTS: usize = 256;
@@ -178,8 +179,13 @@ impl Runner {
             decode_time: Duration::ZERO,
             model,
         };
-        runner.warm_up().map_err(ContextError::WarmUp)?;
+        runner.warm_up(params).map_err(ContextError::WarmUp)?;
         Ok(runner)
+    }
+
+    /// The model that it computes with.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     /// Cells that the KV cache really has: at least what was asked for.
@@ -217,9 +223,17 @@ impl Runner {
         self.decode_time
     }
 
-    /// Makes a sampler for a sequence; its output rows need one.
-    pub fn open(&mut self, id: SequenceId, params: &SamplingParams, prompt: &[Token]) {
-        let sampler = Sampler::new(params, prompt, self.model.n_vocab());
+    /// Steps so far whose graph was that of the step before, as their rows, outputs and cells in use, in
+    /// hundreds, were as many: nothing is built for them, and on a GPU they are launched as one.
+    pub fn n_reused_graphs(&mut self) -> usize {
+        let timings = self.context.timings();
+        // SAFETY: in the version pinned, `LlamaTimings` holds llama.cpp's numbers and nothing else.
+        let numbers: sys::llama_perf_context_data = unsafe { mem::transmute(timings) };
+        numbers.n_reused as usize
+    }
+
+    /// Takes a sequence's sampler, which its output rows need.
+    pub fn open(&mut self, id: SequenceId, sampler: Sampler) {
         self.samplers.insert(id, sampler);
     }
 
@@ -427,19 +441,34 @@ impl Runner {
     }
 
     /// Touches the memory and starts the threads, so that the first request does not wait for it.
-    fn warm_up(&mut self) -> Result<(), RunError> {
+    fn warm_up(&mut self, params: &ContextParams) -> Result<(), RunError> {
         let slot = SlotId(0);
         // llama.cpp keeps what so many outputs need.
-        let n_rows = (1 + self.n_draft_rows as u32).min(self.n_batch as u32);
-        let rows = (0..n_rows).map(|pos| Row {
-            sequence: SequenceId(0),
-            slot,
-            token: Token(0),
-            pos,
-            output: self.n_draft_rows > 0,
-        });
-        self.slots.hold(slot, n_rows);
-        self.decode(&rows.collect::<Vec<_>>())?;
+        let (n_alone, n_together, n_outputs) = match params.full_warm_up {
+            true => (1, params.n_ubatch, self.n_slots + self.n_draft_rows),
+            false if self.n_draft_rows > 0 => (0, 1 + self.n_draft_rows, 1 + self.n_draft_rows),
+            false => (0, 1, 0),
+        };
+        let n_parts = if self.is_split { self.n_slots } else { 1 };
+        let max_positions = self.model.file().max_positions;
+        let n_rows = (n_alone + n_together.max(n_outputs).min(self.n_batch))
+            .min(self.n_cells / n_parts)
+            .min(max_positions.map_or(usize::MAX, |n| n as usize));
+        let rows: Vec<Row> = (0..n_rows as u32)
+            .map(|pos| Row {
+                sequence: SequenceId(0),
+                slot,
+                token: Token(0),
+                pos,
+                output: (pos as usize) < n_alone + n_outputs,
+            })
+            .collect();
+        self.slots.hold(slot, n_rows as u32);
+        let (alone, together) = rows.split_at(n_alone);
+        if !alone.is_empty() {
+            self.decode(alone)?;
+        }
+        self.decode(together)?;
         self.run(&Plan {
             cache: vec![CacheOp::Keep { slot, n_tokens: 0 }],
             ..Plan::default()

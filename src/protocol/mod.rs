@@ -10,12 +10,14 @@ mod error;
 mod json;
 pub mod parameters;
 pub mod reply;
+mod sampling;
 pub mod table;
 
 pub use chat::{Message, Role};
 pub use error::{MessageError, RequestError};
 pub use json::JsonError;
-pub use parameters::{RequestDefaults, SamplingParams, Settings, defaults};
+pub use parameters::{RequestDefaults, Settings, defaults};
+pub use sampling::{DryParams, Mirostat, SamplingParams};
 pub use table::ParameterError;
 
 use table::{Given, Rules};

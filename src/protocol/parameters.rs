@@ -9,53 +9,9 @@ use serde_json::Value;
 
 use super::error::RequestError;
 use super::json;
+use super::sampling::{MAX_BREAKER_BYTES, MAX_BREAKERS, Mirostat, SamplingParams};
 use super::table::{Given, Kind, Limit, Parameter, Rules, Table};
-use super::{MAX_PARAMETERS, MAX_SAMPLING_JSON_BYTES};
-
-/// How the next token is chosen.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SamplingParams {
-    /// 0 is greedy.
-    pub temperature: f32,
-    /// 0 is off.
-    pub top_k: u32,
-    /// 1 is off.
-    pub top_p: f32,
-    /// 0 is off.
-    pub min_p: f32,
-    /// 1 is off.
-    pub typical_p: f32,
-    /// 1 is off.
-    pub repetition_penalty: f32,
-    /// 0 is off.
-    pub presence_penalty: f32,
-    /// 0 is off.
-    pub frequency_penalty: f32,
-    /// `None` draws a new one for each request.
-    pub seed: Option<u64>,
-    /// Whether the model's end of text is no end.
-    pub ignore_eos: bool,
-    /// Tokens before which the end of text is no end; at most `max_tokens`.
-    pub min_tokens: u32,
-}
-
-impl Default for SamplingParams {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            typical_p: 1.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            seed: None,
-            ignore_eos: false,
-            min_tokens: 0,
-        }
-    }
-}
+use super::{MAX_PARAMETERS, MAX_SAMPLING_JSON_BYTES, MAX_STOP_BYTES, MAX_STOP_STRINGS};
 
 /// Everything that request parameters can set.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,6 +134,132 @@ pub static TABLE: Table<Settings> = Table {
             meaning: "Locally typical sampling with this probability; 1 is off",
         },
         Parameter {
+            name: "xtc_probability",
+            synonyms: &[],
+            kind: Kind::Number {
+                min: 0.0,
+                above_min: false,
+                max: 1.0,
+                set: |s, x| s.sampling.xtc_probability = x,
+            },
+            default: "0",
+            meaning: "XTC: how often all tokens of at least `xtc_threshold` but the least likely of them are dropped; 0 is off",
+        },
+        Parameter {
+            name: "xtc_threshold",
+            synonyms: &[],
+            kind: Kind::Number {
+                min: 0.0,
+                above_min: false,
+                max: 1.0,
+                set: |s, x| s.sampling.xtc_threshold = x,
+            },
+            default: "0.1",
+            meaning: "XTC: the probability from which a token may be dropped; above 0.5 is off",
+        },
+        Parameter {
+            name: "mirostat",
+            synonyms: &[],
+            kind: Kind::Whole {
+                min: 0,
+                max: Limit::At(2),
+                minus_one: None,
+                set: |s, n| {
+                    s.sampling.mirostat = match n {
+                        1 => Mirostat::V1,
+                        2 => Mirostat::V2,
+                        _ => Mirostat::Off,
+                    };
+                },
+            },
+            default: "0",
+            meaning: "Mirostat of version 1 or 2 draws instead of top_k, top_p, min_p, typical_p and XTC; 0 is off",
+        },
+        Parameter {
+            name: "mirostat_tau",
+            synonyms: &[],
+            kind: Kind::Number {
+                min: 0.0,
+                above_min: false,
+                max: 100.0,
+                set: |s, x| s.sampling.mirostat_tau = x,
+            },
+            default: "5",
+            meaning: "Mirostat: the surprise aimed at, in bits a token",
+        },
+        Parameter {
+            name: "mirostat_eta",
+            synonyms: &[],
+            kind: Kind::Number {
+                min: 0.0,
+                above_min: false,
+                max: 1.0,
+                set: |s, x| s.sampling.mirostat_eta = x,
+            },
+            default: "0.1",
+            meaning: "Mirostat: how fast it adapts",
+        },
+        Parameter {
+            name: "dry_multiplier",
+            synonyms: &[],
+            kind: Kind::Number {
+                min: 0.0,
+                above_min: false,
+                max: 100.0,
+                set: |s, x| s.sampling.dry.multiplier = x,
+            },
+            default: "0",
+            meaning: "DRY: a token that would continue a repetition of n tokens loses `dry_multiplier` * `dry_base` ^ (n - `dry_allowed_length`); 0 is off",
+        },
+        Parameter {
+            name: "dry_base",
+            synonyms: &[],
+            kind: Kind::Number {
+                min: 1.0,
+                above_min: false,
+                max: 100.0,
+                set: |s, x| s.sampling.dry.base = x,
+            },
+            default: "1.75",
+            meaning: "DRY: how the penalty grows with the repetition",
+        },
+        Parameter {
+            name: "dry_allowed_length",
+            synonyms: &[],
+            kind: Kind::Whole {
+                min: 1,
+                max: Limit::Context,
+                minus_one: None,
+                set: |s, n| s.sampling.dry.allowed_length = u32::try_from(n).unwrap_or(0),
+            },
+            default: "2",
+            meaning: "DRY: tokens of a repetition from which its continuation is penalised",
+        },
+        Parameter {
+            name: "dry_penalty_last_n",
+            synonyms: &[],
+            kind: Kind::Whole {
+                min: 0,
+                max: Limit::Context,
+                minus_one: None,
+                set: |s, n| s.sampling.dry.penalty_last_n = u32::try_from(n).unwrap_or(0),
+            },
+            default: "64",
+            meaning: "DRY: tokens of prompt and answer, from the end, that are searched for repetitions; 0 is off",
+        },
+        Parameter {
+            name: "dry_sequence_breakers",
+            synonyms: &[],
+            kind: Kind::Strings {
+                max_strings: MAX_BREAKERS,
+                max_bytes: MAX_BREAKER_BYTES,
+                may_have_nul: false,
+                set: |s, breakers| s.sampling.dry.sequence_breakers = breakers,
+            },
+            default: r#"["\n", ":", "\"", "*"]"#,
+            meaning: "DRY: no repetition reaches across one of these; a string that is a JSON list of strings counts as that list",
+        },
+        Parameter {
             name: "repetition_penalty",
             synonyms: &["repeat_penalty"],
             kind: Kind::Number {
@@ -187,7 +269,7 @@ pub static TABLE: Table<Settings> = Table {
                 set: |s, x| s.sampling.repetition_penalty = x,
             },
             default: "1",
-            meaning: "Factor against tokens that already occurred; above 1 discourages, 1 is off",
+            meaning: "Factor against tokens that occur in the prompt or the answer so far; above 1 discourages, 1 is off",
         },
         Parameter {
             name: "presence_penalty",
@@ -199,7 +281,7 @@ pub static TABLE: Table<Settings> = Table {
                 set: |s, x| s.sampling.presence_penalty = x,
             },
             default: "0",
-            meaning: "Subtracted once from the logit of each token that already occurred",
+            meaning: "Subtracted once from the logit of each token that occurs in the answer so far",
         },
         Parameter {
             name: "frequency_penalty",
@@ -211,7 +293,7 @@ pub static TABLE: Table<Settings> = Table {
                 set: |s, x| s.sampling.frequency_penalty = x,
             },
             default: "0",
-            meaning: "Subtracted from a token's logit for each time it already occurred",
+            meaning: "Subtracted from a token's logit for each time it occurs in the answer so far",
         },
         Parameter {
             name: "seed",
@@ -228,7 +310,10 @@ pub static TABLE: Table<Settings> = Table {
         Parameter {
             name: "stop",
             synonyms: &[],
-            kind: Kind::StopStrings {
+            kind: Kind::Strings {
+                max_strings: MAX_STOP_STRINGS,
+                max_bytes: MAX_STOP_BYTES,
+                may_have_nul: true,
                 set: |s, stop| s.stop = stop,
             },
             default: "none",
@@ -262,7 +347,7 @@ pub static TABLE: Table<Settings> = Table {
                 set: |s, flag| s.streaming = flag,
             },
             default: "true",
-            meaning: "One response per token; false gives one response with the whole text, as `/generate` needs",
+            meaning: "Responses as tokens come; false gives one response with the whole text, as `/generate` needs",
         },
     ],
 };

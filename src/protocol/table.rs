@@ -5,7 +5,7 @@
 //! row into parsing, synonyms, ranges, error texts and suggestions, so adding
 //! a parameter is adding a row. Pure; called on any thread.
 
-use super::{MAX_STOP_BYTES, MAX_STOP_STRINGS, ParamValue};
+use super::ParamValue;
 
 /// Characters of a client's text that an error quotes at most.
 const MAX_QUOTED_CHARS: usize = 64;
@@ -64,7 +64,11 @@ pub enum Kind<T> {
         max_bytes: usize,
         set: fn(&mut T, String),
     },
-    StopStrings {
+    Strings {
+        max_strings: usize,
+        max_bytes: usize,
+        /// Whether a NUL may be in one, which C's strings cannot hold.
+        may_have_nul: bool,
         set: fn(&mut T, Vec<String>),
     },
 }
@@ -243,7 +247,7 @@ impl<T> Kind<T> {
             Kind::WholeOrWord { .. } => "whole number or word",
             Kind::Flag { .. } => "boolean",
             Kind::Choice { .. } | Kind::Text { .. } => "string",
-            Kind::StopStrings { .. } => "string or list of strings",
+            Kind::Strings { .. } => "string or list of strings",
         }
     }
 
@@ -282,8 +286,14 @@ impl<T> Kind<T> {
             Kind::Flag { .. } => "true or false".to_owned(),
             Kind::Choice { names, .. } => format!("one of {}", names.join(", ")),
             Kind::Text { max_bytes, .. } => format!("text of 1 to {max_bytes} bytes"),
-            Kind::StopStrings { .. } => format!(
-                "at most {MAX_STOP_STRINGS} non-empty strings of at most {MAX_STOP_BYTES} bytes each"
+            Kind::Strings {
+                max_strings,
+                max_bytes,
+                may_have_nul,
+                ..
+            } => format!(
+                "at most {max_strings} non-empty strings of at most {max_bytes} bytes each{}",
+                if *may_have_nul { "" } else { ", without NUL" }
             ),
         }
     }
@@ -356,31 +366,39 @@ impl<T> Kind<T> {
                 }
                 set(target, given.text(*max_bytes).ok_or_else(out_of_range)?);
             }
-            Kind::StopStrings { set } => {
-                let stop = given.stop_strings().ok_or_else(out_of_range)?;
-                if let Some(value) = stop_fault(&stop) {
-                    let expected = self.range(n_ctx);
-                    return Err(Refusal { value, expected });
-                }
-                set(target, stop);
+            Kind::Strings {
+                max_strings,
+                max_bytes,
+                may_have_nul,
+                set,
+            } => {
+                let strings = given.strings().ok_or_else(out_of_range)?;
+                let is_good = |text: &str| {
+                    (1..=*max_bytes).contains(&text.len())
+                        && (*may_have_nul || !text.contains('\0'))
+                };
+                let fault = match strings.iter().find(|text| !is_good(text)) {
+                    _ if strings.len() > *max_strings => {
+                        format!("a list of {} strings", strings.len())
+                    }
+                    Some(bad) if bad.len() > *max_bytes => {
+                        format!("a string of {} bytes", bad.len())
+                    }
+                    Some(bad) => quoted(bad),
+                    None => {
+                        set(target, strings);
+                        return Ok(());
+                    }
+                };
+                let expected = self.range(n_ctx);
+                return Err(Refusal {
+                    value: fault,
+                    expected,
+                });
             }
         }
         Ok(())
     }
-}
-
-/// What breaks the limits on stop strings, if anything does.
-fn stop_fault(stop: &[String]) -> Option<String> {
-    if stop.len() > MAX_STOP_STRINGS {
-        return Some(format!("a list of {} strings", stop.len()));
-    }
-    let bad = stop
-        .iter()
-        .find(|text| text.is_empty() || text.len() > MAX_STOP_BYTES)?;
-    Some(match bad.len() {
-        0 => "\"\"".to_owned(),
-        n_bytes => format!("a string of {n_bytes} bytes"),
-    })
 }
 
 impl Given {
@@ -448,8 +466,8 @@ impl Given {
         }
     }
 
-    /// A text that is a JSON list of strings is that list; any other text is one stop string.
-    fn stop_strings(&self) -> Option<Vec<String>> {
+    /// A text that is a JSON list of strings is that list; any other text is one string.
+    fn strings(&self) -> Option<Vec<String>> {
         match self {
             Given::Strings(strings) => Some(strings.clone()),
             Given::Text(text) => Some(

@@ -10,8 +10,9 @@ use crossbeam_channel::{Sender, bounded};
 
 use super::*;
 use crate::delivery::{Delivery, Wire};
-use crate::engine::{Limits, Sharing};
+use crate::engine::{Limits, Sharing, Token};
 use crate::permit::Permit;
+use crate::protocol::SamplingParams;
 use crate::triton::Times;
 
 /// Longer than any test waits on a busy machine.
@@ -84,7 +85,7 @@ struct FakeRunner<F> {
 }
 
 impl<F: FnMut(&Plan) -> Do> StepRunner for FakeRunner<F> {
-    fn open(&mut self, id: SequenceId, _: &SamplingParams, _: &[Token]) {
+    fn open(&mut self, id: SequenceId, _: Sampler) {
         self.open.lock().expect("no test panics with it").insert(id);
     }
 
@@ -238,7 +239,7 @@ impl Bench {
                 max_tokens,
                 stop: Vec::new(),
             },
-            sampling: SamplingParams::default(),
+            sampler: Sampler::new(&SamplingParams::default(), &[], 0),
             outbox,
         };
         let jobs = self.jobs.as_ref().expect("the inbox is open");

@@ -84,7 +84,7 @@ pub fn generate_with(
     let now = Instant::now();
     for ((prompt, params, max_tokens), id) in requests.iter().zip(0..) {
         let id = SequenceId(id);
-        runner.open(id, params, prompt);
+        runner.open(id, runner.model().sampler(params, prompt));
         let new = NewSequence {
             id,
             prompt: prompt.clone(),
@@ -199,6 +199,38 @@ fn a_seed_is_a_text() {
     assert_ne!(text(None), text(None));
 }
 
+#[test]
+fn steady_steps_reuse_their_graph() {
+    const N_SLOTS: usize = 8;
+    let model = model();
+    // So short that all are read in the first step, of which nobody knows how long it takes.
+    let prompt = vec![Token(5), Token(6), Token(7)];
+    let params = SamplingParams {
+        ignore_eos: true,
+        ..greedy()
+    };
+    let requests = vec![(prompt, params, 64); N_SLOTS];
+    for (kv_unified, own_attention) in [(true, true), (true, false), (false, true)] {
+        let params = ContextParams {
+            n_slots: N_SLOTS,
+            n_cells: 2048,
+            n_batch: 256,
+            kv_unified,
+            own_attention,
+            ..ContextParams::default()
+        };
+        let mut runner = Runner::new(model.clone(), &params).expect("good parameters");
+        let n_before = runner.n_reused_graphs();
+        let (_, n_steps) = generate_with(&mut runner, N_SLOTS, &requests, None);
+        let n_built = n_steps - (runner.n_reused_graphs() - n_before);
+        // One for the prompts, one for the answers, one for each further 256 cells in use.
+        assert!(
+            n_steps >= 64 && n_built <= 6,
+            "{n_built} of {n_steps} steps built a graph (kv_unified {kv_unified}, own attention {own_attention})"
+        );
+    }
+}
+
 fn row(sequence: u64, slot: u16, token: i32, pos: u32, output: bool) -> Row {
     let (sequence, slot, token) = (SequenceId(sequence), SlotId(slot), Token(token));
     Row {
@@ -226,7 +258,7 @@ fn bad_plans_are_refused_and_cost_only_their_slots() {
     let model = model();
     let mut runner = runner(model, 2);
     let id = SequenceId(1);
-    runner.open(id, &greedy(), &[Token(5)]);
+    runner.open(id, runner.model().sampler(&greedy(), &[Token(5)]));
     let refused = |problem| RunError::Row { row: 0, problem };
     let too_many: Vec<_> = (0..65).map(|pos| row(1, 0, 5, pos, false)).collect();
     let three = [
@@ -320,6 +352,37 @@ fn a_full_cache_is_an_error_and_no_end() {
         "{full:?}"
     );
     assert_eq!(runner.run(&plan(&[0, 1], &rows)), Ok(Vec::new()));
+}
+
+#[test]
+fn a_full_warm_up_leaves_nothing_behind() {
+    let model = model();
+    let request = (prompts(&model, 1).remove(0), greedy(), 24);
+    for (kv_unified, n_ubatch, n_draft_rows) in [
+        (true, 512, 0),
+        (false, 512, 0),
+        (true, 16, 24),
+        (true, 1, 0),
+    ] {
+        let params = ContextParams {
+            n_slots: 4,
+            n_cells: 1024,
+            n_batch: 64,
+            kv_unified,
+            n_ubatch,
+            n_draft_rows,
+            ..ContextParams::default()
+        };
+        let [cold, warm] = [false, true].map(|full_warm_up| {
+            let params = ContextParams {
+                full_warm_up,
+                ..params.clone()
+            };
+            let mut runner = Runner::new(model.clone(), &params).expect("good parameters");
+            generate(&mut runner, &model, 4, &vec![request.clone(); 6])
+        });
+        assert_eq!(warm, cold);
+    }
 }
 
 #[test]

@@ -28,7 +28,8 @@ fn answers(
             ignore_eos: true,
             ..SamplingParams::default()
         };
-        runner.open(SequenceId(seed), &params, prompt);
+        let sampler = runner.model().sampler(&params, prompt);
+        runner.open(SequenceId(seed), sampler);
         let new = NewSequence {
             id: SequenceId(seed),
             prompt: prompt.clone(),

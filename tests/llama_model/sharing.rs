@@ -265,7 +265,8 @@ impl Run {
             ignore_eos: true,
             ..SamplingParams::default()
         };
-        self.runner.open(SequenceId(id), &greedy, &prompt);
+        let sampler = self.runner.model().sampler(&greedy, &prompt);
+        self.runner.open(SequenceId(id), sampler);
         self.prompts.insert(id, prompt.clone());
         self.answers.insert(id, Vec::new());
         let new = NewSequence {

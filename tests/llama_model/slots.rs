@@ -33,7 +33,8 @@ impl Slots {
             ..SamplingParams::default()
         };
         for slot in 0..n_slots {
-            runner.open(SequenceId(slot as u64), &greedy, &[]);
+            let sampler = runner.model().sampler(&greedy, &[]);
+            runner.open(SequenceId(slot as u64), sampler);
         }
         let held = vec![Vec::new(); n_slots + runner.n_kept()];
         let blocks = HashMap::new();

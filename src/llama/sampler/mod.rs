@@ -1,21 +1,24 @@
 //! From logits to a token: one [`Sampler`] for each sequence, in vLLM's terms.
 //!
-//! The runner makes a sampler when a sequence opens and calls it once for each of its output rows,
-//! on the worker thread or on one of the sampling threads. The filters come in the order of
-//! llama.cpp's own programs: top_k, typical_p, top_p, min_p, temperature, draw. The common ones are
-//! computed here, straight from the row; the rest are llama.cpp's, over an array of candidates.
-//! Either way comes to the same token. Nothing here reads a context, the clock or another sequence,
-//! so a seed gives the same tokens alone and in any batch, as far as the logits are the same.
+//! The intake thread makes a sampler for each sequence; the runner calls it once for each of its output
+//! rows, on the worker thread or on one of the sampling threads. All comes in the order of llama.cpp's own
+//! programs: penalties, DRY, top_k, typical_p, top_p, min_p, XTC, temperature, draw. Mirostat stands in
+//! place of the filters and the draw. The common ones are computed here, straight from the row; the rest
+//! are llama.cpp's, over an array of candidates. Either way comes to the same token. Nothing
+//! here reads a context, the clock or another sequence, so a seed gives the same tokens alone and in any
+//! batch, as far as the logits are the same.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `logits` | the row, and what is at its top |
+//! | `dry` | the penalty for repetitions |
 //! | `filters` | top_k, top_p, min_p |
 //! | `exp` | exponentials of many logits at a time |
 //! | `draw` | chance |
 //! | `threads` | the sampling threads |
 
 mod draw;
+mod dry;
 mod exp;
 mod filters;
 mod logits;
@@ -26,6 +29,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
@@ -33,13 +37,18 @@ use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
 use self::draw::Random;
+pub(super) use self::dry::Breakers;
+use self::dry::Dry;
 use self::logits::{Blocks, Logits, Scanned};
 pub use self::threads::SamplingThreads;
 use crate::engine::Token;
-use crate::protocol::SamplingParams;
+use crate::protocol::{Mirostat, SamplingParams};
 
 /// llama.cpp reads this seed as "draw one yourself".
 const LLAMA_RANDOM_SEED: u32 = u32::MAX;
+
+/// Of how many tokens mirostat's first version estimates how steep the row is.
+const MIROSTAT_TOKENS: i32 = 100;
 
 /// How far below the best a logit may lie for typical_p to look at it; `exp` of more is 0, whose
 /// logarithm llama.cpp would take.
@@ -75,6 +84,7 @@ pub struct Sampler {
     params: SamplingParams,
     /// `None` is greedy.
     draw: Option<Box<Draw>>,
+    dry: Option<Dry>,
     /// The prompt's tokens, each once, in order; kept only where a penalty needs them.
     prompt: Vec<Token>,
     /// How often each token was sampled, kept only where a penalty needs it.
@@ -93,10 +103,19 @@ impl Sampler {
         prompt.dedup();
         Self {
             draw: (params.temperature > 0.0).then(|| Box::new(Draw::new(params, n_vocab))),
+            dry: None,
             params: params.clone(),
             prompt,
             counts: HashMap::new(),
             n_sampled: 0,
+        }
+    }
+
+    /// Adds DRY, which needs more of the model than the number of its tokens.
+    pub(super) fn with_dry(self, breakers: Arc<Breakers>, prompt: &[Token]) -> Self {
+        Self {
+            dry: Some(Dry::new(&self.params.dry, breakers, prompt)),
+            ..self
         }
     }
 
@@ -115,6 +134,9 @@ impl Sampler {
         let ends = if may_end { &[] } else { ends };
         let mut logits = Logits::new(logits, &mut buffers.blocks);
         self.penalise(&mut logits);
+        if let Some(dry) = &mut self.dry {
+            dry.penalise(&mut logits);
+        }
         for token in ends.iter().chain(suppressed) {
             if let Some(logit) = logits.get_mut(*token) {
                 *logit = f32::NEG_INFINITY;
@@ -135,6 +157,9 @@ impl Sampler {
         self.n_sampled = self.n_sampled.saturating_add(1);
         if self.penalises() {
             *self.counts.entry(token).or_default() += 1;
+        }
+        if let Some(dry) = &mut self.dry {
+            dry.accept(token);
         }
         Ok(token)
     }
@@ -183,6 +208,8 @@ struct Draw {
     filters: Filters,
     /// All filters that the parameters turn on, as llama.cpp has them.
     llama: LlamaSampler,
+    /// llama.cpp's, which draws itself, instead of all of the above.
+    mirostat: Option<LlamaSampler>,
 }
 
 /// Which filters stand between the row and the draw; each field is off at its neutral value.
@@ -193,10 +220,13 @@ struct Filters {
     typical_p: f32,
     top_p: f32,
     min_p: f32,
+    xtc_probability: f32,
+    xtc_threshold: f32,
 }
 
 impl Draw {
     fn new(params: &SamplingParams, n_vocab: usize) -> Self {
+        let seed = seed32(params.seed);
         let filters = Filters {
             top_k: match params.top_k as usize {
                 k if k > 0 && k < n_vocab => k,
@@ -205,12 +235,15 @@ impl Draw {
             typical_p: params.typical_p,
             top_p: params.top_p,
             min_p: params.min_p,
+            xtc_probability: params.xtc_probability,
+            xtc_threshold: params.xtc_threshold,
         };
         Self {
-            random: Random::new(seed32(params.seed)),
+            random: Random::new(seed),
             temperature: params.temperature,
             filters,
-            llama: filters.of_llama(),
+            llama: filters.of_llama(seed),
+            mirostat: mirostat(params, n_vocab, seed),
         }
     }
 
@@ -221,6 +254,12 @@ impl Draw {
         kept: &mut Vec<Candidate>,
         data: &mut Vec<LlamaTokenData>,
     ) -> Option<Token> {
+        if let Some(mirostat) = &mut self.mirostat {
+            let array = apply_llama(mirostat, logits.at_least(f32::MIN), data);
+            let token = array.selected_token().map(|token| Token(token.0));
+            *data = array.data;
+            return token;
+        }
         let chance = self.random.uniform();
         if self.filters.are_off() {
             return draw::from_all(logits, self.temperature, chance, sums, kept);
@@ -231,7 +270,13 @@ impl Draw {
             } else {
                 f32::MIN
             };
-            apply_llama(&mut self.llama, logits.at_least(floor), kept, data);
+            let array = apply_llama(&mut self.llama, logits.at_least(floor), data);
+            kept.clear();
+            kept.extend(array.data.iter().map(|data| Candidate {
+                token: Token(data.id().0),
+                logit: data.logit(),
+            }));
+            *data = array.data;
         }
         draw::from_candidates(kept, self.temperature, chance)
     }
@@ -239,12 +284,20 @@ impl Draw {
 
 impl Filters {
     fn are_off(&self) -> bool {
-        self.top_k == usize::MAX && self.typical_p >= 1.0 && self.top_p >= 1.0 && self.min_p <= 0.0
+        self.top_k == usize::MAX
+            && self.typical_p >= 1.0
+            && self.top_p >= 1.0
+            && self.min_p <= 0.0
+            && !self.has_xtc()
+    }
+
+    fn has_xtc(&self) -> bool {
+        self.xtc_probability > 0.0 && self.xtc_threshold <= 0.5
     }
 
     /// Leaves in `kept` what llama.cpp's filters would; false if only they can tell.
     fn apply(&self, logits: &Scanned, kept: &mut Vec<Candidate>) -> bool {
-        if self.typical_p < 1.0 {
+        if self.typical_p < 1.0 || self.has_xtc() {
             return false;
         }
         match self.top_k {
@@ -271,9 +324,9 @@ impl Filters {
         true
     }
 
-    fn of_llama(&self) -> LlamaSampler {
+    fn of_llama(&self, seed: u32) -> LlamaSampler {
         const MIN_KEEP: usize = 1;
-        let mut samplers = Vec::with_capacity(4);
+        let mut samplers = Vec::with_capacity(5);
         if self.top_k != usize::MAX {
             samplers.push(LlamaSampler::top_k(self.top_k.min(i32::MAX as usize) as i32));
         }
@@ -286,8 +339,24 @@ impl Filters {
         if self.min_p > 0.0 {
             samplers.push(LlamaSampler::min_p(self.min_p, MIN_KEEP));
         }
+        if self.has_xtc() {
+            let (probability, threshold) = (self.xtc_probability, self.xtc_threshold);
+            samplers.push(LlamaSampler::xtc(probability, threshold, MIN_KEEP, seed));
+        }
         LlamaSampler::chain(samplers, true)
     }
+}
+
+/// llama.cpp's mirostat of the version asked for, if one is.
+fn mirostat(params: &SamplingParams, n_vocab: usize, seed: u32) -> Option<LlamaSampler> {
+    let (tau, eta) = (params.mirostat_tau, params.mirostat_eta);
+    let draw = match params.mirostat {
+        Mirostat::Off => return None,
+        Mirostat::V1 => LlamaSampler::mirostat(n_vocab as i32, seed, tau, eta, MIROSTAT_TOKENS),
+        Mirostat::V2 => LlamaSampler::mirostat_v2(seed, tau, eta),
+    };
+    let temperature = LlamaSampler::temp(params.temperature);
+    Some(LlamaSampler::chain([temperature, draw], true))
 }
 
 /// llama.cpp's seeds have 32 bits; the common small ones stay what they are.
@@ -302,25 +371,19 @@ fn seed32(seed: Option<u64>) -> u32 {
     }
 }
 
-/// Leaves in `kept` the candidates that pass llama.cpp's filters; `data` is memory.
+/// What llama.cpp's sampler leaves of the candidates, in memory that is taken from `data`.
 fn apply_llama(
-    filters: &mut LlamaSampler,
+    sampler: &mut LlamaSampler,
     candidates: impl Iterator<Item = Candidate>,
-    kept: &mut Vec<Candidate>,
     data: &mut Vec<LlamaTokenData>,
-) {
+) -> LlamaTokenDataArray {
     let mut array = LlamaTokenDataArray::new(std::mem::take(data), false);
     array.data.clear();
     array
         .data
         .extend(candidates.map(|c| LlamaTokenData::new(LlamaToken(c.token.0), c.logit, 0.0)));
     if !array.data.is_empty() {
-        array.apply_sampler(filters);
+        array.apply_sampler(sampler);
     }
-    kept.clear();
-    kept.extend(array.data.iter().map(|data| Candidate {
-        token: Token(data.id().0),
-        logit: data.logit(),
-    }));
-    *data = array.data;
+    array
 }

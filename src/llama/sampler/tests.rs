@@ -1,8 +1,10 @@
 //! Tests of the sampler: what it chooses, and that it chooses what llama.cpp would.
 
-use proptest::prelude::*;
+mod equal;
 
+use self::equal::{demo, model_logits};
 use super::*;
+use crate::protocol::DryParams;
 
 const LOGITS: [f32; 6] = [1.0, 3.0, 2.0, -1.0, 3.0, 0.5];
 
@@ -134,6 +136,42 @@ fn draws_follow_the_distribution() {
 }
 
 #[test]
+fn dry_stops_a_repetition() {
+    let model = demo();
+    let text = |token| String::from_utf8(model.piece(token)).unwrap_or_default();
+    let is_word = |token: &Token| {
+        let text = text(*token);
+        text.len() > 3 && text.bytes().all(|byte| byte.is_ascii_lowercase())
+    };
+    let mut words = (0..model.n_vocab() as i32).map(Token).filter(is_word);
+    let [one, two, three, next, other] = std::array::from_fn(|_| words.next().expect("enough"));
+    let prompt = [one, two, three, next, other, one, two, three];
+    let mut logits = vec![0.0; model.n_vocab()];
+    (logits[next.0 as usize], logits[other.0 as usize]) = (2.0, 1.0);
+    let token = |change: &dyn Fn(&mut DryParams)| {
+        let params = params(|p| {
+            p.temperature = 0.0;
+            p.dry.multiplier = 1.5;
+            change(&mut p.dry);
+        });
+        let mut sampler = model.sampler(&params, &prompt);
+        sampler.sample(&logits, &[], &[], &mut Buffers::default())
+    };
+    type Change<'a> = &'a dyn Fn(&mut DryParams);
+    let cases: [(Change, Token); 6] = [
+        (&|_| {}, other),
+        (&|dry| dry.multiplier = 0.0, next),
+        (&|dry| dry.multiplier = 0.01, next),
+        (&|dry| dry.allowed_length = 60, next),
+        (&|dry| dry.penalty_last_n = 0, next),
+        (&|dry| dry.sequence_breakers = vec![text(three)], next),
+    ];
+    for (index, (change, expected)) in cases.into_iter().enumerate() {
+        assert_eq!(token(change), Ok(expected), "case {index}");
+    }
+}
+
+#[test]
 fn typical_p_survives_hopeless_tokens() {
     let mut logits = vec![-500.0; 1000];
     (logits[10], logits[20]) = (2.0, 2.0);
@@ -157,178 +195,6 @@ fn seeds_are_folded() {
         assert_eq!(seed32(Some(seed)), expected);
     }
     assert_ne!(seed32(None), seed32(None));
-}
-
-/// Even numbers from 0 to 1, the same for the same seed.
-fn even_numbers(seed: u64) -> impl FnMut() -> f32 {
-    let mut state = seed;
-    move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 24) as f32
-    }
-}
-
-/// Logits as a model has them: spread like a bell's curve, and a few far above.
-fn model_logits(n_vocab: usize, spread: f32, seed: u64) -> Vec<f32> {
-    let mut even = even_numbers(seed);
-    let mut logit = |_| {
-        let bell = ((0..6).map(|_| even()).sum::<f32>() - 3.0) * 2.0_f32.sqrt();
-        let peak = if even() < 0.002 { 6.0 * even() } else { 0.0 };
-        (bell + peak) * spread
-    };
-    (0..n_vocab).map(&mut logit).collect()
-}
-
-/// Draws by nothing but llama.cpp's samplers.
-struct Reference {
-    chain: LlamaSampler,
-    typical: bool,
-}
-
-impl Reference {
-    fn new(params: &SamplingParams, n_vocab: usize) -> Self {
-        let draw = Draw::new(params, n_vocab);
-        let temperature = LlamaSampler::temp(params.temperature);
-        let dist = LlamaSampler::dist(seed32(params.seed));
-        Self {
-            chain: LlamaSampler::chain_simple([draw.llama, temperature, dist]),
-            typical: params.typical_p < 1.0,
-        }
-    }
-
-    fn sample(&mut self, logits: &[f32]) -> Token {
-        let max = logits.iter().copied().fold(f32::MIN, f32::max);
-        let floor = if self.typical {
-            max - TYPICAL_DEPTH
-        } else {
-            f32::MIN
-        };
-        let data = (0..).zip(logits).filter(|(_, logit)| **logit >= floor);
-        let data = data.map(|(id, logit)| LlamaTokenData::new(LlamaToken(id), *logit, 0.0));
-        let mut array = LlamaTokenDataArray::from_iter(data, false);
-        array.apply_sampler(&mut self.chain);
-        Token(array.selected_token().expect("a token is drawn").0)
-    }
-}
-
-fn any_params() -> impl Strategy<Value = SamplingParams> {
-    let temperature = prop_oneof![Just(1.0_f32), 0.2_f32..2.0, Just(0.001), Just(100.0)];
-    let top_k = prop_oneof![Just(0_u32), Just(1), Just(40), 1_u32..150, Just(1_000_000)];
-    let top_p = prop_oneof![Just(1.0_f32), 0.001_f32..1.0, 0.9_f32..1.0];
-    let min_p = prop_oneof![Just(0.0_f32), 0.0001_f32..1.0, Just(1.0)];
-    let typical_p = prop_oneof![9 => Just(1.0_f32), 1 => 0.1_f32..1.0];
-    let seed = any::<u64>();
-    (temperature, top_k, top_p, min_p, typical_p, seed).prop_map(
-        |(temperature, top_k, top_p, min_p, typical_p, seed)| SamplingParams {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            typical_p,
-            seed: Some(seed),
-            ..SamplingParams::default()
-        },
-    )
-}
-
-fn any_logits() -> impl Strategy<Value = Vec<f32>> {
-    let n_vocab = prop_oneof![1_usize..130, 1_usize..5000];
-    let spread = prop_oneof![Just(0.0_f32), 0.1_f32..5.0, Just(40.0)];
-    // Nothing; equal logits; tokens ruled out; both.
-    (n_vocab, spread, any::<u64>(), any::<bool>(), any::<bool>()).prop_map(
-        |(n_vocab, spread, seed, ties, holes)| {
-            let mut even = even_numbers(!seed);
-            let mut logits = model_logits(n_vocab, spread, seed);
-            for logit in &mut logits {
-                if ties {
-                    *logit = (*logit * 4.0).round() / 4.0;
-                }
-                if holes && even() < 0.3 {
-                    *logit = f32::NEG_INFINITY;
-                }
-            }
-            logits[n_vocab / 2] = spread;
-            logits
-        },
-    )
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
-
-    #[test]
-    fn every_token_is_llama_cpps(params in any_params(), logits in any_logits()) {
-        let mut sampler = Sampler::new(&params, &[], logits.len());
-        let mut reference = Reference::new(&params, logits.len());
-        let mut buffers = Buffers::default();
-        for index in 0..10 {
-            let token = sampler.sample(&logits, &[], &[], &mut buffers);
-            prop_assert_eq!(token, Ok(reference.sample(&logits)), "draw {}", index);
-        }
-    }
-
-    #[test]
-    fn changed_logits_are_as_good_as_others(
-        logits in any_logits(),
-        changes in prop::collection::vec((0_i32..5200, -9.0_f32..9.0), 0..40),
-    ) {
-        let mut blocks = Blocks::default();
-        let mut changed = logits.clone();
-        let mut view = Logits::new(&logits, &mut blocks);
-        for (id, value) in changes {
-            let there = changed.get_mut(id as usize).map(|logit| *logit = value);
-            let here = view.get_mut(Token(id)).map(|logit| *logit = value);
-            prop_assert_eq!(here, there);
-        }
-        let scanned = view.scan().expect("one logit is finite");
-        let max = changed.iter().copied().fold(f32::MIN, f32::max);
-        let best = changed.iter().position(|&logit| logit == max);
-        prop_assert_eq!(scanned.max(), max);
-        prop_assert_eq!(Some(scanned.best().0 as usize), best);
-        let read: Vec<f32> = scanned.blocks().flatten().copied().collect();
-        prop_assert_eq!(read, changed.clone());
-        let high: Vec<_> = scanned.at_least(1.0).map(|c| (c.token.0, c.logit)).collect();
-        let expected = (0..).zip(changed).filter(|(_, logit)| *logit >= 1.0);
-        prop_assert_eq!(high, expected.collect::<Vec<_>>());
-    }
-}
-
-#[test]
-fn a_large_vocabulary_needs_no_array_of_it_and_gets_the_same_tokens() {
-    const N_VOCAB: usize = 128_256;
-    type Change = fn(&mut SamplingParams);
-    let cases: [(Change, bool); 8] = [
-        (
-            |p| (p.top_k, p.top_p, p.temperature) = (40, 0.95, 0.7),
-            true,
-        ),
-        (|p| (p.top_k, p.min_p) = (128, 0.02), true),
-        (|p| p.min_p = 0.01, true),
-        (|p| p.temperature = 0.7, true),
-        (|p| (p.top_p, p.temperature) = (0.95, 0.7), true),
-        (|p| (p.top_p, p.min_p) = (0.8, 0.05), true),
-        (|p| p.top_k = 129, false),
-        (|p| p.typical_p = 0.9, false),
-    ];
-    let rows: Vec<_> = (0..12)
-        .map(|seed| model_logits(N_VOCAB, 2.5, seed))
-        .collect();
-    for (index, (change, is_fast)) in cases.into_iter().enumerate() {
-        let params = params(|p| {
-            p.seed = Some(3);
-            change(p);
-        });
-        let mut buffers = Buffers::default();
-        let mut sampler = Sampler::new(&params, &[], N_VOCAB);
-        let mut reference = Reference::new(&params, N_VOCAB);
-        for row in &rows {
-            let token = sampler.sample(row, &[], &[], &mut buffers);
-            assert_eq!(token, Ok(reference.sample(row)), "case {index}");
-        }
-        assert_eq!(buffers.llama.is_empty(), is_fast, "case {index}");
-    }
 }
 
 #[test]
