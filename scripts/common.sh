@@ -93,12 +93,19 @@ fi
 # The CUDA toolkit that setup.sh --cuda fetches where none is installed.
 TOOLKIT="$BUILD/cuda-toolkit"
 
+# True if the folder $1 has CUDA 12 or later: llama.cpp names GPUs that an earlier one does not know.
+has_cuda() {
+  local major
+  major="$("$1/bin/nvcc" --version 2>/dev/null | sed -n 's/.* release \([0-9]*\)\..*/\1/p')"
+  ((${major:-0} >= 12))
+}
+
 # Prints the folder of the CUDA toolkit to use; fails if there is none yet.
 find_cuda() {
   local folder nvcc
   nvcc="$(command -v nvcc || true)"
   for folder in "${CUDA_PATH:-}" "${nvcc%/bin/nvcc}" /usr/local/cuda "$TOOLKIT/nvidia/cu13"; do
-    if [[ -n "$folder" && -x "$folder/bin/nvcc" ]]; then
+    if [[ -n "$folder" ]] && has_cuda "$folder"; then
       printf '%s\n' "$folder"
       return 0
     fi

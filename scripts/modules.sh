@@ -9,32 +9,39 @@ PORTABLE=1
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-if [[ "${1:-}" == --cuda ]]; then SHAPE=cuda FEATURE=cuda; else SHAPE=modules FEATURE=dynamic-backends; fi
+if [[ "${1:-}" == --cuda ]]; then
+  SHAPE=cuda FEATURE=cuda WITH_CUDA=ON
+else
+  SHAPE=modules FEATURE=dynamic-backends WITH_CUDA=OFF
+fi
 FOLDER="$BUILD/$SHAPE/backends/llm"
 LOG="$SHAPE-build.log"
 
 # The value of a variable in CMake's cache.
 cached() { sed -n "s/^$1:[A-Z]*=//p" "$cache"; }
 
+# True if what was compiled as CMake's cache says is what would be compiled now.
+is_current() {
+  [[ "$(cached CMAKE_INSTALL_RPATH)" == "$CMAKE_INSTALL_RPATH" ]] || return 1
+  [[ "$SHAPE" == cuda ]] || return 0
+  [[ "$(cached CMAKE_CUDA_ARCHITECTURES)" == "${CMAKE_CUDA_ARCHITECTURES:-}" && "$(cached CMAKE_CUDA_COMPILER)" == "$CUDACXX" ]]
+}
+
 # What is passed on to llama.cpp's CMake. Its libraries find each other in one folder, as ours does.
 export CMAKE_INSTALL_RPATH="\$ORIGIN"
 about="for every x86-64 processor (ten minutes on two cores)"
 if [[ "$SHAPE" == cuda ]]; then
-  CUDA_PATH="$(find_cuda)" || die "there is no CUDA toolkit" \
+  CUDA_PATH="$(find_cuda)" || die "there is no toolkit of CUDA 12 or later" \
     "Install one, name its folder with CUDA_PATH, or let scripts/setup.sh --cuda fetch one."
   export CUDA_PATH CUDAToolkit_ROOT="$CUDA_PATH" CUDACXX="$CUDA_PATH/bin/nvcc" PATH="$CUDA_PATH/bin:$PATH"
   about="with CUDA for ${CMAKE_CUDA_ARCHITECTURES:-all GPUs since Turing} (under an hour for each kind of GPU on two cores)"
 fi
 
-# Cargo does not notice when these change: what was compiled for others goes.
-if [[ "$SHAPE" == cuda ]]; then
-  for cache in "$ROOT"/target/release/build/llama-cpp-sys-2-*/out/build/CMakeCache.txt; do
-    grep -qs '^GGML_CUDA:BOOL=ON' "$cache" || continue
-    if [[ "$(cached CMAKE_CUDA_ARCHITECTURES)" != "${CMAKE_CUDA_ARCHITECTURES:-}" || "$(cached CMAKE_CUDA_COMPILER)" != "$CUDACXX" ]]; then
-      rm -rf "${cache%/out/build/*}"
-    fi
-  done
-fi
+# Cargo does not notice when these change: what of this shape was compiled with others goes.
+for cache in "$ROOT"/target/release/build/llama-cpp-sys-2-*/out/build/CMakeCache.txt; do
+  [[ -e "$cache" && "$(cached GGML_BACKEND_DL)" == ON && "$(cached GGML_CUDA)" == "$WITH_CUDA" ]] || continue
+  is_current || rm -rf "${cache%/out/build/*}"
+done
 
 build() {
   cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked --features "$FEATURE" -vv \

@@ -27,12 +27,13 @@ check() {
   if "$@"; then passed=$((passed + 1)); else fail 1 "$title"; fi
 }
 
-# Adds up cargo's lines "test result: ok. 3 passed; 0 failed; 0 ignored; ...".
+# cargo_tests LOG TITLE COMMAND...: adds up cargo's lines "test result: ok. 3 passed; 0 failed; 0 ignored; ...".
 # A program that crashed has none, but is listed at the end like the others that failed.
 cargo_tests() {
-  local log="$BUILD/cargo-test.log" status=0 ok bad ignored
-  say "cargo test"
-  cargo test --release --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
+  local log="$BUILD/$1" title="$2" status=0 ok bad ignored
+  shift 2
+  say "$title"
+  "$@" 2>&1 | tee "$log" || status=$?
   read -r ok bad ignored < <(awk '
     /^test result:/ {ok += $4; bad += $6; ignored += $8}
     /^test result: FAILED/ {--crashed}
@@ -42,7 +43,18 @@ cargo_tests() {
   if ((status != 0 && bad == 0)); then bad=1; fi
   passed=$((passed + ok))
   skipped=$((skipped + ignored))
-  if ((bad > 0)); then fail "$bad" "cargo test"; fi
+  if ((bad > 0)); then fail "$bad" "$title"; fi
+}
+
+# Cargo as modules.sh calls it: with other flags it would compile llama.cpp once more.
+modules_cargo() { env -u RUSTFLAGS CMAKE_INSTALL_RPATH="\$ORIGIN" cargo "$@"; }
+
+# The code that only the library of modules has, after these are built.
+modules_checks() {
+  check "cargo clippy, with modules" \
+    modules_cargo clippy --release --all-targets --locked --features dynamic-backends -- -D warnings
+  cargo_tests cargo-test-modules.log "cargo test --lib, with modules" \
+    modules_cargo test --release --locked --features dynamic-backends --lib
 }
 
 server_tests() {
@@ -61,12 +73,13 @@ cd "$ROOT"
 scripts/setup.sh --tests
 check "cargo fmt --check" cargo fmt --check
 check "cargo clippy" cargo clippy --release --all-targets --locked -- -D warnings
-cargo_tests
+cargo_tests cargo-test.log "cargo test" cargo test --release --locked --no-fail-fast
 # In this order, as both leave our library in the same place of cargo's.
-if scripts/modules.sh && (build_library); then
-  server_tests "$@"
+if scripts/modules.sh; then
+  modules_checks
+  if (build_library); then server_tests "$@"; else fail 1 "building the library"; fi
 else
-  fail 1 "building the library"
+  fail 1 "building the modules"
 fi
 
 echo

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import partial
 from types import SimpleNamespace
 
 import random_model
@@ -25,23 +26,25 @@ def run(report):
     seconds = 60 if report.on_gpu else 0
     for shape, weights in plan:
         model = BENCH / "models" / f"{shape}-{weights}.gguf"
-        with report.step(f"write a model of random weights, {shape} {weights}", seconds) as notes:
-            if notes is None:
-                continue
-            model.parent.mkdir(parents=True, exist_ok=True)
-            random_model.write(model, weights, random_model.SHAPES[shape])
-            notes.append(f"{model.stat().st_size / 1e9:.1f} GB")
-        setting = SimpleNamespace(report=report, model=model, sizes=sizes, streams=streams, seconds=seconds)
         name = f"{shape} {weights}"
+        report.step(f"write a model of random weights, {name}", partial(write, model, shape, weights), seconds)
+        # Without the model too: then the report has what was not measured.
+        setting = SimpleNamespace(report=report, model=model, sizes=sizes, streams=streams, seconds=seconds)
         throughput(setting, name)
         entering(setting, name)
         if (shape, weights) == plan[-1]:
             beginnings(setting, name)
-        model.unlink()
+        model.unlink(missing_ok=True)
+
+
+def write(model, shape, weights, notes):
+    model.parent.mkdir(parents=True, exist_ok=True)
+    random_model.write(model, weights, random_model.SHAPES[shape])
+    notes.append(f"{model.stat().st_size / 1e9:.1f} GB")
 
 
 def our_server(setting, **parameters):
-    return ours(setting.model, extra=setting.report.instances, **parameters)
+    return ours(setting.model, extra=setting.report.instances(), **parameters)
 
 
 def peer(setting, *arguments):
@@ -87,11 +90,13 @@ def throughput(setting, name):
         ),
     }
     columns = {column: {} for column in runs}
-    for column, run in runs.items():
-        with report.step(f"speed of {name}: {column}", setting.seconds) as notes:
-            if notes is not None:
-                columns[column] = run()
-                notes.append(as_note(columns[column]))
+
+    def measured(column, notes):
+        columns[column] = runs[column]()
+        notes.append(as_note(columns[column]))
+
+    for column in runs:
+        report.step(f"speed of {name}: {column}", partial(measured, column), setting.seconds)
     mine = columns.pop("triton-llm")
     for n in setting.streams:
         peers = {peer_name: found.get(n) for peer_name, found in columns.items()}
@@ -126,9 +131,8 @@ def entering(setting, name):
     n_ctx = (latency.N_STREAMS + 1) * (setting.sizes.long_tokens + 1024)
     workload = latency.entering(setting, "entering")
     found = {}
-    with setting.report.step(f"a long prompt beside 8 streams of {name}", setting.seconds) as notes:
-        if notes is None:
-            return
+
+    def measured(_notes):
         with our_server(setting, n_ctx=n_ctx, n_parallel=16, target_itl_ms=50) as endpoint:
             found["ours"] = drive(warmed_up(endpoint), workload)
         with peer(setting, "-c", str(n_ctx), "-np", str(latency.N_STREAMS + 1), "-kvu") as endpoint:
@@ -137,6 +141,8 @@ def entering(setting, name):
         first = {who: first_token(one.record(latency.N_STREAMS)) * 1000 for who, one in found.items()}
         setting.report.figure(f"{name}: p99 gap of 8 streams while a prompt enters", "ms", gap.pop("ours"), **gap)
         setting.report.figure(f"{name}: that prompt's first token", "ms", first.pop("ours"), **first)
+
+    setting.report.step(f"a long prompt beside 8 streams of {name}", measured, setting.seconds)
 
 
 def beginnings(setting, name):
@@ -172,11 +178,11 @@ def first_tokens(setting, what, n_ctx, n_slots, workload, seconds_of, alone=None
     def mine(given):
         return on(our_server(setting, n_ctx=n_ctx, n_parallel=n_slots), given)
 
-    with setting.report.step(what, setting.seconds) as notes:
-        if notes is None:
-            return
+    def measured(_notes):
         peers = {"triton-llm, nobody else": mine(alone)} if alone else {}
         for flags in ([], ["-kvu"]):
             server = peer(setting, "-c", str(n_ctx), "-np", str(n_slots), *flags)
             peers[" ".join(["llama-server", *flags])] = on(server, workload)
         setting.report.figure(what, "ms", mine(workload), **peers)
+
+    setting.report.step(what, measured, setting.seconds)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import signal
 import subprocess
 import time
 import traceback
@@ -11,8 +12,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
+class OutOfTime(BaseException):
+    """The time is over. Not an `Exception`, so that nothing on its way takes it for a fault that it handles."""
+
+
+def out_of_time(_signal, _frame):
+    raise OutOfTime
+
+
+@contextmanager
+def at_most(seconds):
+    """Ends what runs in its block once the seconds are over, on the main thread and wherever it waits."""
+    # Once only: a second time would interrupt the blocks that end what was started.
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def run(root, out, device, end):
-    """Runs every step that begins before `end`; returns the exit status."""
+    """Runs the steps until `end`, where the one that still runs is cut off; returns the exit status."""
+    signal.signal(signal.SIGALRM, out_of_time)
     # What is imported reads this.
     os.environ["TRITONSERVER"] = str(next((root / "server").glob("pytriton/tritonserver/bin/tritonserver")))
     import correctness
@@ -24,7 +45,7 @@ def run(root, out, device, end):
     speed.run(report)
     report.write()
     print(report.text())
-    return 0 if all(step["outcome"] == "passed" for step in report.steps) else 1
+    return 0 if all(step["outcome"] in ("passed", "skipped") for step in report.steps) else 1
 
 
 @dataclass
@@ -43,38 +64,41 @@ class Report:
     def on_gpu(self):
         return self.device == "GPU"
 
-    @property
-    def instances(self):
+    def instances(self, count=1):
         """An instance_group on this device."""
-        return f"instance_group [ {{ kind: KIND_{self.device} count: 1 }} ]"
+        return f"instance_group [ {{ kind: KIND_{self.device} count: {count} }} ]"
 
     def seconds_left(self):
         return self.end - time.monotonic()
 
-    @contextmanager
-    def step(self, name, seconds=0):
-        """One step: yields a list that takes what there is to say of it. An error fails it, and only it.
+    def step(self, name, work, seconds=0, needs_gpu=False):
+        """One step: calls `work` with a list that takes what there is to say of it; returns whether it passed.
 
-        `seconds` is how long it may take: with less time left it is not run, and the list is None. 0 always runs.
+        An error fails it, and only it. It is not run with no more than `seconds` left, and cut off at the end.
         """
-        if 0 < seconds and self.seconds_left() < seconds:
-            self.finish(name, "not run", "no time was left", 0)
-            yield None
-            return
-        begin, notes = time.monotonic(), []
+        if needs_gpu and not self.on_gpu:
+            return self.finish(name, "skipped", "it needs a GPU", 0)
+        left = self.seconds_left()
+        if left <= seconds:
+            return self.finish(name, "not run", "no time was left", 0)
+        begin, notes, outcome = time.monotonic(), [], "passed"
         try:
-            yield notes
-            outcome = "passed"
+            with at_most(left):
+                work(notes)
+        except OutOfTime:
+            outcome = "cut off"
+            notes.append("the time was over")
         except Exception as error:
             traceback.print_exc()
             outcome = "failed"
             notes.append(f"{type(error).__name__}: {error}")
-        self.finish(name, outcome, "; ".join(notes), time.monotonic() - begin)
+        return self.finish(name, outcome, "; ".join(notes), time.monotonic() - begin)
 
     def finish(self, name, outcome, note, seconds):
         self.steps.append({"step": name, "outcome": outcome, "note": note, "seconds": round(seconds, 1)})
         print(f"{outcome:8} {seconds:6.1f} s  {name}: {note[:300]}", flush=True)
         self.write()
+        return outcome == "passed"
 
     def figure(self, what, unit, ours, **peers):
         """One line of the table: our figure, and the others' by name. None is one that is missing."""
@@ -93,6 +117,9 @@ class Report:
         lines += [
             f"| {s['step']} | {s['outcome']} | {s['seconds']} | {cell(s['note'])} |" for s in self.steps
         ]  # fmt: skip
+        late = [s["step"] for s in self.steps if s["outcome"] in ("cut off", "not run")]
+        if late:
+            lines += ["", f"For lack of time cut off or not run: {'; '.join(map(cell, late))}."]
         if self.figures:
             peers = list(dict.fromkeys(name for figure in self.figures for name in figure if name not in COLUMNS))
             lines += ["", f"| | Unit | triton-llm | {' | '.join(peers)} |", "|---" * (3 + len(peers)) + "|"]

@@ -10,7 +10,7 @@ from servers import SERVERS, library_of
 
 LIBRARIES = [LIBRARY, *(folder / "llm" / LIBRARY.name for folder in FOLDERS)]
 #: What each file may be short of on a machine, so that llama.cpp passes it over there.
-OPTIONAL = {"libggml-cuda.so": r"(libcuda\.so\.1|lib(cudart|cublas)\.so\.1[23])"}
+OPTIONAL = {"libggml-cuda.so": r"(libcuda\.so\.1|lib(cudart|cublas)\.so\.1[2-9])"}
 HEADER = ROOT / "include" / "triton_abi.h"
 
 
