@@ -117,6 +117,16 @@ def test_shutdown_with_streams_beyond_the_exit_timeout(repository, transport):
         assert server.process.wait(10) == 0, server.log()[-2000:]
 
 
+def test_an_idle_server_leaves_the_processor_alone(start):
+    """Neither the engine nor llama.cpp's threads wait busily once an answer is there: under 1 % of a core."""
+    server = start(config(n_threads=2))
+    server.good_answer()
+    time.sleep(1)
+    spent = server.cpu_seconds()
+    time.sleep(10)
+    assert server.cpu_seconds() - spent < 0.1
+
+
 def test_shutdown_when_idle(start):
     server = start()
     assert server.good_answer()

@@ -81,6 +81,28 @@ def test_what_left_the_cache_comes_back(start):
         assert after.whole() == before.whole()
 
 
+def test_cached_tokens_are_exact(start):
+    """All but the last token of a prompt that was there before, and all that was computed of a chat."""
+    server = start(config())
+    chat = [
+        {"role": "system", "content": "You are a helpful assistant. " * 5},
+        {"role": "user", "content": "Count to 20"},
+    ]
+
+    def ask():
+        answer = server.stream(chat, temperature=0)
+        assert answer.whole() and answer.finish_reason == "stop"
+        usage = answer.usage
+        return answer, usage["prompt_tokens_details"]["cached_tokens"], usage["prompt_tokens"]
+
+    first, n_cached, n_prompt = ask()
+    assert n_cached == 0
+    assert ask()[1:] == (n_prompt - 1, n_prompt)
+    chat += [{"role": "assistant", "content": first.whole()}, {"role": "user", "content": "Say hello"}]
+    # The end of an answer is sampled and never computed.
+    assert ask()[1] == n_prompt + first.usage["completion_tokens"] - 1
+
+
 def test_not_streaming_is_the_same_text(demo, golden):
     for case in golden:
         status, body = demo.generate(case["messages"], temperature=0, max_tokens=case["max_tokens"])
@@ -187,6 +209,38 @@ def test_one_seed_one_text(demo):
 def test_one_seed_one_text_where_every_slot_has_its_own_cells(start, flash_attn):
     server = start(config(kv_unified="false", n_ctx=16 * 512, flash_attn=flash_attn))
     assert seeds_that_differ(server, range(15), temperature=5.0) == []
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"xtc_probability": 1, "xtc_threshold": 0.0001},
+        {"mirostat": 1, "mirostat_tau": 8},
+        {"mirostat": 2, "mirostat_tau": 8},
+    ],
+    ids=lambda parameters: "-".join(map(str, list(parameters.items())[0])),
+)
+def test_one_seed_one_text_with_the_rarer_samplers(demo, parameters):
+    def text(seed, **more):
+        # The demo model is sure of what it says: less would hardly differ.
+        return demo.stream("Tell me a long story", temperature=4, seed=seed, max_tokens=80, **more).whole()
+
+    assert text(1, **parameters) == text(1, **parameters)
+    assert text(1, **parameters) != text(2, **parameters)
+    assert text(1, **parameters) != text(1)
+
+
+def test_dry_keeps_an_answer_from_repeating_itself(demo):
+    """The long story, whose days all take the same course, no longer does."""
+
+    def repeated(**parameters):
+        story = demo.stream("Tell me a long story", temperature=0, max_tokens=300, ignore_eos=True, **parameters)
+        words = story.whole().split()
+        runs = [tuple(words[start : start + 5]) for start in range(len(words) - 4)]
+        return len(runs) - len(set(runs))
+
+    assert repeated() > 10
+    assert repeated(dry_multiplier=10, dry_penalty_last_n=2000, dry_sequence_breakers="[]") < repeated() / 2
 
 
 def test_text_input_and_messages_agree(demo):
