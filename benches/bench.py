@@ -2,7 +2,8 @@
 
 scripts/bench.sh has built everything before. Each row is stored when it is
 done, so a run that is stopped loses one row at most, and the next may run
-others: ROWS=1,4 selects. RENDER=1 only writes the page.
+others: ROWS=1,4 selects, WEIGHTS=Q4_0 measures other weights. RENDER=1 only
+writes the page.
 """
 
 import os
@@ -30,7 +31,7 @@ ROWS = {
     11: (throughput.row_11, 6),
     12: (latency.row_12, 40),
     13: (engine.row_13, 1),
-    14: (speculation.row_14, 3),
+    14: (speculation.row_14, 9),
 }
 
 
@@ -44,9 +45,9 @@ def run(row, settings):
         traceback.print_exc()
         say(f"row {row} failed: {error}")
         figures, notes = [], [f"Not measured: {error}"]
-    results.store(row, settings, function.__doc__, figures, notes, time.monotonic() - begin)
-    for figure in figures:
-        say(f"  {report.line(row, figure.as_dict())}")
+    entry = results.store(row, settings, function.__doc__, figures, notes, time.monotonic() - begin)
+    for figure in entry["figures"]:
+        say(f"  {report.line(entry, figure)}")
     return bool(figures)
 
 

@@ -1,12 +1,13 @@
 """Write a model of a real shape with random weights: the same file for the same arguments.
 
-    random_model.py PATH Q8_0|Q4_0|Q4_K_M [small|8b|tiny]
+    random_model.py PATH Q8_0|Q4_0|Q4_K_M [small|8b|tiny [N_LIKELY]]
 
 Called by bench.sh and gpu_check.py. Nothing is learnt and nothing downloaded. The
 shapes are those of llama models with a large vocabulary, a small one if none is
 named: what a step costs is that of a real one, what it says is not. The tokens are
 made-up words, so that a prompt of N words has about N tokens and every answer is
-printable text.
+printable text. With N_LIKELY only so many of the words are ever said: the fewer,
+the sooner an answer comes back to a word that it had and goes on as it did there.
 """
 
 import struct
@@ -177,13 +178,14 @@ def quantized(random, n_values, kind, std):
     return blocks
 
 
-def embeddings(random, n_embd, kind, std):
+def embeddings(random, n_embd, kind, std, n_likely):
     """The embeddings, which are the output layer, too. What is no word is never likely."""
     blocks = quantized(random, N_VOCAB * n_embd, kind, std)
     _, n_front = vocabulary()
-    n_quiet = n_front * n_embd // BLOCKS[kind][0]
+    n_blocks_each = n_embd // BLOCKS[kind][0]
     place, step = (slice(-2, None), std * 1e-3 / 16) if kind == "Q6_K" else (slice(0, 2), std * 1e-3)
-    blocks[:n_quiet, place] = scale(step)
+    blocks[: n_front * n_blocks_each, place] = scale(step)
+    blocks[(n_front + n_likely) * n_blocks_each :, place] = scale(step)
     return blocks
 
 
@@ -196,7 +198,7 @@ def types(kind, layer, n_layers):
     return "Q4_K", "Q6_K" if is_exact else "Q4_K"
 
 
-def tensors(random, shape, kind):
+def tensors(random, shape, kind, n_likely):
     """(name, shape as ggml counts it, format, function that makes it) of each tensor, in the file's order."""
 
     def ones(name):
@@ -207,7 +209,7 @@ def tensors(random, shape, kind):
 
     embd_kind = "Q6_K" if kind == "Q4_K_M" else kind
     n_embd, n_kv = shape.n_embd, shape.n_head_embd * shape.n_kv_heads
-    make = lambda: embeddings(random, n_embd, embd_kind, EMBD_STD)  # noqa: E731
+    make = lambda: embeddings(random, n_embd, embd_kind, EMBD_STD, n_likely)  # noqa: E731
     yield "token_embd.weight", (n_embd, N_VOCAB), embd_kind, make
     yield ones("output_norm.weight")
     for layer in range(shape.n_layers):
@@ -231,13 +233,13 @@ def n_bytes(dimensions, kind):
     return -(-np.prod(dimensions, dtype=int) // n_values * block_bytes // ALIGNMENT) * ALIGNMENT
 
 
-def write(path, kind, shape):
+def write(path, kind, shape, n_likely=N_VOCAB):
     """Writes the file under another name first: one that is there is whole."""
     path = Path(path)
     random = np.random.default_rng(SEED)
     keys = [key(name, value) for name, value in metadata(shape, kind).items()]
     table, parts, offset = [], [], 0
-    for name, dimensions, tensor_kind, make in tensors(random, shape, kind):
+    for name, dimensions, tensor_kind, make in tensors(random, shape, kind, n_likely):
         entry = struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, TYPES[tensor_kind], offset)
         table.append(text(name) + entry)
         parts.append((make, n_bytes(dimensions, tensor_kind)))
@@ -255,4 +257,4 @@ def write(path, kind, shape):
 
 if __name__ == "__main__":
     _, path, kind, *more = sys.argv
-    write(path, kind, SHAPES[more[0] if more else "small"])
+    write(path, kind, SHAPES[more[0] if more else "small"], *map(int, more[1:]))

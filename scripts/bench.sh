@@ -30,13 +30,20 @@ build_in_process() {
   cp "$(grep -o '"executable":"[^"]*/in_process-[^"]*"' "$BUILD/bench-in-process.log" | tail -n 1 | cut -d '"' -f 4)" "$BENCH/in_process"
 }
 
+# Writes the model $1, in the format $2, unless it is there; the arguments after them go to the script as well.
+make_model() {
+  local file="$BENCH/models/$1-$2.gguf"
+  [[ "$file" -nt "$ROOT/benches/random_model.py" ]] ||
+    run_step bench-models.log "Writing a model of random weights: $1, $2" \
+      "$VENV/bin/python" "$ROOT/benches/random_model.py" "$file" "${@:2}"
+}
+
 make_models() {
-  local kind file
+  local kind
   for kind in Q8_0 Q4_0; do
-    file="$BENCH/models/random-$kind.gguf"
-    [[ "$file" -nt "$ROOT/benches/random_model.py" ]] ||
-      run_step bench-models.log "Writing a random model, $kind" \
-        "$VENV/bin/python" "$ROOT/benches/random_model.py" "$file" "$kind"
+    make_model random "$kind"
+    # So few words that its answers repeat themselves.
+    make_model repeating "$kind" small 100
   done
 }
 

@@ -42,6 +42,11 @@ class Report:
         """Seconds from each request to its first text."""
         return [first_token(record) for record in self.records]
 
+    def gaps(self):
+        """Seconds between two texts of an answer, of all answers."""
+        times = [record["arrivals_ms"] for record in self.records]
+        return [(b - a) / 1000 for arrivals in times for a, b in zip(arrivals, arrivals[1:])]
+
     def whole(self):
         """Raises unless every answer is complete."""
         broken = [record["error"] for record in self.records if record["error"]]

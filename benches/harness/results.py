@@ -1,4 +1,4 @@
-"""The stored results: one JSON file, in which each row has its own date and commit."""
+"""The stored results: one JSON file, in which each row has its own date and commit, for each format of the weights."""
 
 import json
 import platform
@@ -21,10 +21,14 @@ def machine():
 
 
 def commit():
-    """The commit that is checked out, and whether something is changed."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() or "no commit"
+    """The commit that is checked out, and whether anything but the page of results is changed."""
+
+    def git(*arguments):
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", ":!docs")
+    return (git("rev-parse", "--short", "HEAD") or "no commit") + ("-dirty" if changed else "")
 
 
 def versions():
@@ -42,9 +46,10 @@ def load():
 
 
 def store(row, settings, title, figures, notes, seconds):
-    """Puts one row in place of what was stored of it."""
+    """Puts one row in place of what was stored of it with these weights, and returns it."""
     results = load()
-    results[str(row)] = {
+    entry = results[f"{row} {settings.weights}"] = {
+        "row": row,
         "title": title,
         "figures": [figure.as_dict() for figure in figures],
         "notes": notes,
@@ -60,3 +65,4 @@ def store(row, settings, title, figures, notes, seconds):
     unfinished = RESULTS.with_suffix(".new")
     unfinished.write_text(json.dumps(results, indent=1))
     unfinished.replace(RESULTS)
+    return entry

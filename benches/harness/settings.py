@@ -12,6 +12,9 @@ IN_PROCESS = BENCH / "in_process"
 LLAMA_SERVER = BENCH / "llama.cpp-build" / "bin" / "llama-server"
 BATCHED_BENCH = BENCH / "llama.cpp-build" / "bin" / "llama-batched-bench"
 
+#: Number formats that the model's weights may have; the first is the default.
+WEIGHTS = ("Q8_0", "Q4_0")
+
 N_THREADS = len(os.sched_getaffinity(0))
 
 
@@ -57,6 +60,11 @@ class Settings:
     def model(self):
         return BENCH / "models" / f"random-{self.weights}.gguf"
 
+    @property
+    def repeating_model(self):
+        """The same with so few words that its answers repeat themselves."""
+        return BENCH / "models" / f"repeating-{self.weights}.gguf"
+
 
 def from_environment(known):
     """Reads ROWS, REPEATS, QUICK and WEIGHTS; `known` are the rows that there are."""
@@ -67,7 +75,7 @@ def from_environment(known):
     repeats = int(os.environ.get("REPEATS", "5"))
     if repeats < 1:
         raise SystemExit(f"error: REPEATS is {repeats}: must be at least 1")
-    weights = os.environ.get("WEIGHTS", "Q8_0")
-    if weights not in ("Q8_0", "Q4_0"):
-        raise SystemExit(f"error: WEIGHTS is '{weights}': must be Q8_0 or Q4_0")
+    weights = os.environ.get("WEIGHTS", WEIGHTS[0])
+    if weights not in WEIGHTS:
+        raise SystemExit(f"error: WEIGHTS is '{weights}': must be {' or '.join(WEIGHTS)}")
     return Settings(rows, repeats, os.environ.get("QUICK") == "1", weights)

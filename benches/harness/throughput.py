@@ -5,12 +5,14 @@ import statistics
 import subprocess
 
 from . import workloads
-from .client import drive, equal_texts, in_process, Report
+from .client import Report, drive, equal_texts, in_process, percentile
 from .measure import Figure, alternate, best, say, tried_note
 from .servers import llama_server, ours, python_backend
 from .settings import BATCHED_BENCH, N_THREADS
 
 N_CTX = 32_768
+#: The Python backend has one sequence at a time.
+N_CTX_PYTHON = 4096
 
 
 def closed_loop(settings, n_clients, seed):
@@ -60,12 +62,26 @@ def client_share(reports):
     return f"{cpu * 1e6:.0f} us of client CPU a token"
 
 
+def clients(count):
+    return "1 client" if count == 1 else f"{count} clients"
+
+
+def waits(reports):
+    """What users wait for, for the notes: all requests of all runs together."""
+    first = [seconds for report in reports for seconds in report.first_tokens()]
+    gaps = [seconds for report in reports for seconds in report.gaps()] or [0.0]
+    return (
+        f"first token {statistics.median(first):.2f} s (p99 {percentile(first, 0.99):.2f} s), "
+        f"gap between texts {statistics.median(gaps) * 1000:.0f} ms (p99 {percentile(gaps, 0.99) * 1000:.0f} ms)"
+    )
+
+
 def row_1(settings):
     """total tokens/s against llama-server's best setting"""
     targets = {1: 1.00, 4: 1.00, 8: 1.02, 16: 1.03, 32: 1.05}
     figures, notes = [], []
     for n_clients, target in targets.items():
-        say(f"  {n_clients} clients")
+        say(f"  {clients(n_clients)}")
         arguments, tried = best_server(settings, n_clients)
         results = alternate(
             settings.repeats,
@@ -75,15 +91,15 @@ def row_1(settings):
         )
         figures += [
             Figure(
-                f"{n_clients} clients, {name}", "tokens/s", rate(results[side]), target, True,
+                f"{clients(n_clients)}, {name}", "tokens/s", rate(results[side]), target, True,
                 peer=rate(results["peer"]), peer_name=f"llama-server {' '.join(arguments)}",
             )
             for side, name in {"ours": "the default", "split": "kv_unified false"}.items()
         ]  # fmt: skip
         equal = equal_texts(results["ours"][0], results["peer"][0])
         notes.append(
-            f"{n_clients} clients: {equal}; ours {client_share(results['ours'])}, "
-            f"llama-server {client_share(results['peer'])}. {tried_note(tried)}"
+            f"{clients(n_clients)}: ours {waits(results['ours'])}; llama-server {waits(results['peer'])}. {equal}; "
+            f"ours {client_share(results['ours'])}, llama-server {client_share(results['peer'])}. {tried_note(tried)}"
         )
     return figures, notes
 
@@ -116,7 +132,7 @@ def row_2(settings):
     n_prompt = settings.sizes.prompt_words + workloads.N_FRAME
     stages = [[["-kvu"]], [["-fa", "off"]], [["-b", "512"]]]
     for n_clients in (1, 4, 8, 16, 32):
-        say(f"  {n_clients} clients")
+        say(f"  {clients(n_clients)}")
 
         def run(arguments):
             return run_batched_bench(settings, n_prompt, n_clients, arguments)
@@ -129,13 +145,13 @@ def row_2(settings):
         )
         figures.append(
             Figure(
-                f"{n_clients} clients", "tokens/s", rate(results["ours"]), 0.95, True,
+                clients(n_clients), "tokens/s", rate(results["ours"]), 0.95, True,
                 peer=results["peer"], peer_name=" ".join(["llama-batched-bench", *arguments]),
             )
         )  # fmt: skip
         share = statistics.median(report.cpu_seconds * 1000 / report.data["wall_ms"] for report in results["ours"])
         notes.append(
-            f"{n_clients} clients: {client_share(results['ours'])}, {share:.1%} of one core's time, "
+            f"{clients(n_clients)}: {client_share(results['ours'])}, {share:.1%} of one core's time, "
             f"on the cores that the engine uses. {tried_note(tried)}"
         )
     return figures, notes
@@ -145,7 +161,7 @@ def row_2(settings):
 
 
 def run_python(settings, workload, flash_attn):
-    with python_backend(settings.model, 4096, flash_attn) as endpoint:
+    with python_backend(settings.model, N_CTX_PYTHON, flash_attn) as endpoint:
         return drive(warmed_up(endpoint), workload).whole()
 
 
@@ -153,10 +169,10 @@ def row_3(settings):
     """against Triton's Python backend with llama-cpp-python"""
     figures, notes = [], []
     for n_clients, target in {1: 1.05, 8: 1.7, 32: 2.0}.items():
-        say(f"  {n_clients} clients")
+        say(f"  {clients(n_clients)}")
         trial = closed_loop(settings, n_clients, "try")
-        scores = {kind: run_python(settings, trial, kind).tokens_per_second for kind in ("off", "on")}
-        kind = max(scores, key=scores.get)
+        tried = {f"flash_attn {kind}": run_python(settings, trial, kind).tokens_per_second for kind in ("off", "on")}
+        kind = max(("off", "on"), key=lambda kind: tried[f"flash_attn {kind}"])
         results = alternate(
             settings.repeats,
             ours=lambda n: run_ours(settings, closed_loop(settings, n_clients, n), n_clients),
@@ -165,13 +181,16 @@ def row_3(settings):
         name = f"Python backend, flash_attn {kind}"
         common = {"target": target, "at_least": True, "peer_name": name}
         figures.append(
-            Figure(f"{n_clients} clients", "tokens/s", rate(results["ours"]), peer=rate(results["peer"]), **common)
+            Figure(clients(n_clients), "tokens/s", rate(results["ours"]), peer=rate(results["peer"]), **common)
         )
         if n_clients == 8:
             middle = {side: [statistics.median(r.first_tokens()) for r in results[side]] for side in results}
             common = {"target": 4.0, "at_least": True, "peer_name": name, "form": "peer/ours"}
             figures.append(Figure("first token at 8 clients", "s", middle["ours"], peer=middle["peer"], **common))
-        notes.append(f"{n_clients} clients: {equal_texts(results['ours'][0], results['peer'][0])}.")
+        notes.append(
+            f"{clients(n_clients)}: {equal_texts(results['ours'][0], results['peer'][0])}. {tried_note(tried)}"
+        )
+    notes.append(f"The Python backend answers one request after another, each in a context of {N_CTX_PYTHON}.")
     return figures, notes
 
 
