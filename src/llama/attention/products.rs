@@ -3,12 +3,10 @@
 //! Everything here is written for several queries and columns at a time, so that what is read once is
 //! used for all of them.
 
-use std::array;
-
 use super::STRIP;
 use super::kernel::State;
 use super::visible::TILE;
-use super::x86::{Numbers, Strip, in_order};
+use super::x86::{Numbers, Strip};
 
 /// Something to be done for each of many queries and columns, several at a time.
 pub(super) trait ForQueries: Sized {
@@ -78,12 +76,15 @@ impl<C: Numbers> ForQueries for ScoreCells<'_, C> {
             for at in (0..n_numbers).step_by(STRIP) {
                 // SAFETY: each query has so many numbers, and each cell, as `Take` says.
                 unsafe {
-                    let numbers = numbers.map(|numbers| S::load(numbers.as_ptr().add(at)));
+                    let mut strips = [S::splat(0.0); N];
+                    for row in 0..N {
+                        strips[row] = S::load(numbers[row].as_ptr().add(at));
+                    }
                     for (cell_idx, cell) in cells.iter().enumerate() {
                         let cell: S = cell.strip(at);
                         for row in 0..N {
                             products[row][cell_idx] =
-                                cell.multiply_add(numbers[row], products[row][cell_idx]);
+                                cell.multiply_add(strips[row], products[row][cell_idx]);
                         }
                     }
                 }
@@ -122,12 +123,11 @@ impl ForQueries for ScoreStrips<'_> {
         // SAFETY: there are so many.
         let strip =
             |column, at| unsafe { S::load(strips.as_ptr().add((column * n_numbers + at) * STRIP)) };
-        let every_sixteenth =
-            |first| multiply::<S, N, M, STRIP>(numbers, first, strip, [[S::splat(0.0); M]; N]);
-        let scores = in_order(every_sixteenth, |a: [[S; M]; N], b| {
-            array::from_fn(|row| array::from_fn(|column| a[row][column].add(b[row][column])))
-        });
-        for (&query, scores) in queries.iter().zip(scores) {
+        let mut every_sixteenth = [[[S::splat(0.0); M]; N]; STRIP];
+        for (first, sums) in every_sixteenth.iter_mut().enumerate() {
+            *sums = multiply::<S, N, M, STRIP>(numbers, first, strip, *sums);
+        }
+        for (&query, scores) in queries.iter().zip(add_in_order(every_sixteenth)) {
             store(scores, &mut self.states[query].weights[column * STRIP..]);
         }
     }
@@ -183,12 +183,16 @@ impl<V: Values + ?Sized> ForQueries for AddFrom<'_, V> {
         let place = |query: usize| query * self.n_values + column * STRIP;
         let states = queries.map(|query| &self.states[query]);
         let weights = states.map(|state| &state.weights[..self.n_cells]);
-        let sums: [[S; M]; N] = array::from_fn(|row| {
-            let sums = &self.sums[place(queries[row])..][..M * STRIP];
+        let mut sums = [[S::splat(0.0); M]; N];
+        for row in 0..N {
+            let before = &self.sums[place(queries[row])..][..M * STRIP];
             let keep = S::splat(states[row].keep);
-            // SAFETY: there are so many strips.
-            array::from_fn(|at| unsafe { S::load(sums.as_ptr().add(at * STRIP)) }.multiply(keep))
-        });
+            for (at, sum) in sums[row].iter_mut().enumerate() {
+                // SAFETY: there are so many strips.
+                let strip = unsafe { S::load(before.as_ptr().add(at * STRIP)) };
+                *sum = strip.multiply(keep);
+            }
+        }
         // SAFETY: there are so many cells and columns.
         let strip = |at, cell_idx| unsafe { self.values.strip(column + at, cell_idx) };
         let sums = multiply::<S, N, M, 1>(weights, 0, strip, sums);
@@ -210,7 +214,10 @@ fn multiply<S: Strip, const N: usize, const M: usize, const STEP: usize>(
     let n_factors = factors[0].len();
     assert!(factors.iter().all(|row| row.len() == n_factors));
     for at in (first..n_factors).step_by(STEP) {
-        let strips: [S; M] = array::from_fn(|column| strip(column, at));
+        let mut strips = [S::splat(0.0); M];
+        for (column, loaded) in strips.iter_mut().enumerate() {
+            *loaded = strip(column, at);
+        }
         for row in 0..N {
             // SAFETY: there are so many, as asserted.
             let factor = S::splat(unsafe { *factors[row].get_unchecked(at) });
@@ -220,6 +227,31 @@ fn multiply<S: Strip, const N: usize, const M: usize, const STEP: usize>(
         }
     }
     sums
+}
+
+/// The sum of sixteen, added as [`Strip::totals`] adds a strip's numbers.
+///
+/// In loops: a closure that is not inlined is compiled without the processor's instructions.
+#[inline(always)]
+pub(super) fn add_in_order<S: Strip, const N: usize, const M: usize>(
+    mut parts: [[[S; M]; N]; STRIP],
+) -> [[S; M]; N] {
+    for (places, distance) in [
+        (&[0, 1, 2, 3, 4, 5, 6, 7][..], 8),
+        (&[0, 1, 4, 5][..], 2),
+        (&[0, 4][..], 1),
+        (&[0][..], 4),
+    ] {
+        for &place in places {
+            let other = parts[place + distance];
+            for row in 0..N {
+                for column in 0..M {
+                    parts[place][row][column] = parts[place][row][column].add(other[row][column]);
+                }
+            }
+        }
+    }
+    parts[0]
 }
 
 #[inline(always)]

@@ -26,7 +26,7 @@ pub(super) trait Strip: Lanes {
     fn highest(self) -> f32;
     /// All together, added in an order that depends on nothing.
     fn total(self) -> f32;
-    /// The [`in_order`] of the numbers of each.
+    /// The sum of the numbers of each, in the order of [`add_in_order`](super::products::add_in_order).
     fn totals(strips: [Self; 4]) -> [f32; 4];
 }
 
@@ -121,10 +121,13 @@ impl Strip for Avx512 {
     fn totals(strips: [Self; 4]) -> [f32; 4] {
         // SAFETY: the processor has it, and the caller has made sure of the rest.
         unsafe {
-            totals(strips.map(|strip| {
-                let upper = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(strip.0));
-                _mm256_add_ps(_mm512_castps512_ps256(strip.0), _mm256_castpd_ps(upper))
-            }))
+            let mut halves = [_mm256_setzero_ps(); 4];
+            for at in 0..4 {
+                let strip = strips[at].0;
+                let upper = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(strip));
+                halves[at] = _mm256_add_ps(_mm512_castps512_ps256(strip), _mm256_castpd_ps(upper));
+            }
+            totals(halves)
         }
     }
 }
@@ -258,7 +261,13 @@ impl Strip for Avx2 {
     #[inline(always)]
     fn totals(strips: [Self; 4]) -> [f32; 4] {
         // SAFETY: the processor has it, and the caller has made sure of the rest.
-        unsafe { totals(strips.map(|strip| _mm256_add_ps(strip.0, strip.1))) }
+        unsafe {
+            let mut halves = [_mm256_setzero_ps(); 4];
+            for at in 0..4 {
+                halves[at] = _mm256_add_ps(strips[at].0, strips[at].1);
+            }
+            totals(halves)
+        }
     }
 }
 
@@ -280,14 +289,6 @@ unsafe fn totals([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
         );
     }
     totals
-}
-
-/// The sum over a strip of numbers, added as [`Strip::totals`] does.
-#[inline(always)]
-pub(super) fn in_order<T>(number: impl Fn(usize) -> T, add: impl Fn(T, T) -> T) -> T {
-    let two = |at| add(number(at), number(at + 8));
-    let eight = |at| add(add(two(at), two(at + 2)), add(two(at + 1), two(at + 3)));
-    add(eight(0), eight(4))
 }
 
 /// What numbers can be read from.
