@@ -106,7 +106,7 @@ find_cuda() {
   nvcc="$(command -v nvcc || true)"
   for folder in "${CUDA_PATH:-}" "${nvcc%/bin/nvcc}" /usr/local/cuda "$TOOLKIT/nvidia/cu13"; do
     if [[ -n "$folder" ]] && has_cuda "$folder"; then
-      printf '%s\n' "$folder"
+      realpath -s "$folder"
       return 0
     fi
   done

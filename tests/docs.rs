@@ -14,13 +14,17 @@ fn rows<T>(table: &Table<T>) -> Vec<String> {
             .iter()
             .map(|name| format!("`{name}`"))
             .collect();
+        let default = match parameter.default.starts_with('[') {
+            true => format!("`{}`", parameter.default),
+            false => parameter.default.to_owned(),
+        };
         format!(
             "| `{}` | {} | {} | {} | {} | {} |",
             parameter.name,
             synonyms.join(", "),
             parameter.kind.type_name(),
             parameter.kind.range(None),
-            parameter.default,
+            default,
             parameter.meaning,
         )
     };

@@ -23,7 +23,7 @@ def tell(settings, n_clients, seed, **parameters):
 
 
 def repeated(text):
-    """The share of a text's words that follow the words before them as they did there."""
+    """The share of a text's words that also came next when the words before them last stood together."""
     words, seen, count = text.split(), {}, 0
     for end in range(N_GRAM, len(words)):
         before = tuple(words[end - N_GRAM : end])

@@ -32,6 +32,9 @@ const UNSHARED: [&str; 7] = [
     "minimax-m3",
 ];
 
+/// Lists of strings that DRY was asked for and that are remembered.
+const N_BREAKERS: usize = 8;
+
 /// Characters that a vocabulary of [`splits_by_std_regex`] takes without a change to or from white
 /// space.
 ///
@@ -96,8 +99,8 @@ pub struct Model {
     eos: String,
     max_piece_bytes: usize,
     chat_template: Option<String>,
-    /// What DRY was asked for last to take for the end of a sequence.
-    breakers: Mutex<Option<(Vec<String>, Arc<Breakers>)>>,
+    /// What DRY was asked for lately to take for the end of a sequence, the last at the end.
+    breakers: Mutex<Vec<(Vec<String>, Arc<Breakers>)>>,
 }
 
 impl Model {
@@ -288,7 +291,7 @@ impl Model {
         Ok(tokens)
     }
 
-    /// A sampler for a sequence that starts with `prompt`; called by the intake thread.
+    /// A sampler for a sequence that starts with `prompt`.
     pub fn sampler(&self, params: &SamplingParams, prompt: &[Token]) -> Sampler {
         let sampler = Sampler::new(params, prompt, self.n_vocab);
         match params.dry.is_off() {
@@ -297,23 +300,27 @@ impl Model {
         }
     }
 
-    /// Looks through all of the vocabulary, unless the last request named the same strings.
+    /// Looks through all of the vocabulary, unless a request named the same strings lately.
     fn breakers(&self, texts: &[String]) -> Arc<Breakers> {
-        let mut last = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, breakers)) = &*last
-            && known == texts
-        {
-            return breakers.clone();
+        let mut lately = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = lately.iter().position(|(known, _)| known == texts) {
+            let found = lately.remove(place);
+            let breakers = found.1.clone();
+            lately.push(found);
+            return breakers;
         }
         let vocab = self.inner.vocab();
         let pieces = (0..self.n_vocab as i32)
-            .map(|id| (Token(id), vocab.token_to_piece(LlamaToken(id), true, None)));
+            .map(|id| (Token(id), vocab.detokenize(&[LlamaToken(id)], false, true)));
         let breakers = Arc::new(Breakers::new(texts, pieces, |bytes| {
             let mut tokens = Vec::with_capacity(bytes.len() + 8);
             vocab.tokenize_into(bytes, &mut tokens, false, false);
             tokens.into_iter().map(|token| Token(token.0)).collect()
         }));
-        *last = Some((texts.to_vec(), breakers.clone()));
+        if lately.len() == N_BREAKERS {
+            lately.remove(0);
+        }
+        lately.push((texts.to_vec(), breakers.clone()));
         breakers
     }
 

@@ -106,7 +106,7 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Makes the context, with everything it will ever allocate, and runs one step on it.
+    /// Makes the context, with everything it will ever allocate, and runs a first step on it.
     pub fn new(model: Arc<Model>, params: &ContextParams) -> Result<Self, ContextError> {
         let is_single = model.file().architecture == SINGLE_SEQUENCE;
         let max_slots = if is_single { 1 } else { MAX_SLOTS };
@@ -223,8 +223,8 @@ impl Runner {
         self.decode_time
     }
 
-    /// Steps so far whose graph was that of the step before, as their rows, outputs and cells in use, in
-    /// hundreds, were as many: nothing is built for them, and on a GPU they are launched as one.
+    /// Steps so far whose graph was that of the step before, as their rows, outputs and cells in use,
+    /// rounded up to 256, were as many: nothing is built for them, and on a GPU they are launched as one.
     pub fn n_reused_graphs(&mut self) -> usize {
         let timings = self.context.timings();
         // SAFETY: in the version pinned, `LlamaTimings` holds llama.cpp's numbers and nothing else.

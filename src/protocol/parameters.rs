@@ -245,7 +245,7 @@ pub static TABLE: Table<Settings> = Table {
                 set: |s, n| s.sampling.dry.penalty_last_n = u32::try_from(n).unwrap_or(0),
             },
             default: "64",
-            meaning: "DRY: tokens of prompt and answer, from the end, that are searched for repetitions; 0 is off",
+            meaning: "DRY: tokens of prompt and answer, from the end, that are searched for repetitions at each token; 0 is off",
         },
         Parameter {
             name: "dry_sequence_breakers",
@@ -257,7 +257,7 @@ pub static TABLE: Table<Settings> = Table {
                 set: |s, breakers| s.sampling.dry.sequence_breakers = breakers,
             },
             default: r#"["\n", ":", "\"", "*"]"#,
-            meaning: "DRY: no repetition reaches across one of these; a string that is a JSON list of strings counts as that list",
+            meaning: "DRY: no repetition reaches across one of these, `[]` is none; a string that is a JSON list of strings counts as that list",
         },
         Parameter {
             name: "repetition_penalty",

@@ -22,8 +22,10 @@ const MAX_LOG: f32 = 88.722_84;
 pub(in crate::llama) struct Breakers {
     /// Tokens whose text holds a breaker, in order.
     whole: Vec<Token>,
-    /// Tokens whose text ends with the beginning of one, in order, and which of `tails` completes it.
-    begun: Vec<(Token, usize)>,
+    /// Tokens whose text ends with the beginning of one, in order, and which of `endings` are theirs.
+    begun: Vec<(Token, u32)>,
+    /// Which of `tails` complete a breaker.
+    endings: Vec<Vec<u16>>,
     tails: Vec<Vec<Token>>,
 }
 
@@ -35,30 +37,44 @@ impl Breakers {
         mut tokenize: impl FnMut(&[u8]) -> Vec<Token>,
     ) -> Self {
         let mut found = Self::default();
-        // By text and by how many of its bytes are there.
-        let mut known: HashMap<(usize, usize), usize> = HashMap::new();
+        // By what is left of a breaker.
+        let mut tails: HashMap<&[u8], u16> = HashMap::new();
+        let mut endings: HashMap<Vec<u16>, u32> = HashMap::new();
         for (token, piece) in pieces {
-            let texts = texts.iter().map(String::as_bytes).enumerate();
-            for (text_idx, text) in texts.filter(|(_, text)| !text.is_empty()) {
+            let (mut is_whole, mut ending) = (false, Vec::new());
+            for text in texts.iter().map(String::as_bytes) {
                 if piece.windows(text.len()).any(|window| window == text) {
-                    found.whole.push(token);
+                    is_whole = true;
                     continue;
                 }
                 for n_bytes in 1..text.len().min(piece.len() + 1) {
                     let (beginning, rest) = text.split_at(n_bytes);
                     if piece.ends_with(beginning) {
-                        let tail_idx = *known.entry((text_idx, n_bytes)).or_insert_with(|| {
+                        let tail_idx = *tails.entry(rest).or_insert_with(|| {
                             let mut tail = tokenize(rest);
                             tail.truncate(MAX_TAIL_TOKENS);
                             found.tails.push(tail);
-                            found.tails.len() - 1
+                            (found.tails.len() - 1) as u16
                         });
-                        found.begun.push((token, tail_idx));
+                        // What has no tokens is there already.
+                        match found.tails[usize::from(tail_idx)].is_empty() {
+                            true => is_whole = true,
+                            false => ending.push(tail_idx),
+                        }
                     }
                 }
             }
+            if is_whole {
+                found.whole.push(token);
+            }
+            if !ending.is_empty() {
+                let ending_idx = *endings.entry(ending).or_insert_with_key(|ending| {
+                    found.endings.push(ending.clone());
+                    (found.endings.len() - 1) as u32
+                });
+                found.begun.push((token, ending_idx));
+            }
         }
-        found.whole.dedup();
         found
     }
 
@@ -66,21 +82,28 @@ impl Breakers {
         self.whole.binary_search(&token).is_ok()
     }
 
-    /// The tokens after the last breaker.
-    fn n_since(&self, text: &[Token]) -> usize {
-        let broken = text.iter().enumerate().rev().find_map(|(index, &token)| {
-            let after = &text[index + 1..];
-            let begun = self.begun.partition_point(|&(begun, _)| begun < token);
-            let tails = self.begun[begun..].iter();
-            let tails = tails.take_while(|&&(begun, _)| begun == token);
-            let lengths = tails
-                .map(|&(_, tail_idx)| &self.tails[tail_idx])
-                .filter(|tail| after.starts_with(tail))
-                .map(Vec::len);
-            let longest = lengths.chain(self.is_whole(token).then_some(0)).max()?;
-            Some(after.len() - longest)
-        });
-        broken.unwrap_or(text.len())
+    /// How many of the tokens `after` this one belong to a breaker that begins with it, at most; none if none
+    /// does.
+    fn length_after(&self, token: Token, after: &[Token]) -> Option<usize> {
+        let begun = self.begun.binary_search_by_key(&token, |&(begun, _)| begun);
+        let ending = begun.map_or(&[][..], |at| &self.endings[self.begun[at].1 as usize][..]);
+        let lengths = ending
+            .iter()
+            .map(|&tail_idx| &self.tails[usize::from(tail_idx)])
+            .filter(|tail| after.starts_with(tail))
+            .map(Vec::len);
+        lengths.chain(self.is_whole(token).then_some(0)).max()
+    }
+
+    /// The last place among the last `n` of a text where a breaker begins, and how many tokens it has after
+    /// the first.
+    fn last_in(&self, text: &[Token], n: usize) -> Option<(usize, usize)> {
+        (text.len().saturating_sub(n)..text.len())
+            .rev()
+            .find_map(|place| {
+                let length = self.length_after(text[place], &text[place + 1..])?;
+                Some((place, length))
+            })
     }
 }
 
@@ -90,16 +113,20 @@ pub(super) struct Dry {
     breakers: Arc<Breakers>,
     /// The end of prompt and answer, as far as it is searched.
     text: VecDeque<Token>,
+    /// Where in `text` the last breaker begins, and how many tokens it has after the first.
+    broken: Option<(usize, usize)>,
 }
 
 impl Dry {
     /// `prompt` is what stands before the answer.
     pub(super) fn new(params: &DryParams, breakers: Arc<Breakers>, prompt: &[Token]) -> Self {
         let start = prompt.len().saturating_sub(params.penalty_last_n as usize);
+        let text = &prompt[start..];
         Self {
             params: params.clone(),
+            broken: breakers.last_in(text, text.len()),
             breakers,
-            text: prompt[start..].iter().copied().collect(),
+            text: text.iter().copied().collect(),
         }
     }
 
@@ -107,8 +134,15 @@ impl Dry {
     pub(super) fn accept(&mut self, token: Token) {
         if self.text.len() == self.params.penalty_last_n as usize {
             self.text.pop_front();
+            self.broken = self
+                .broken
+                .and_then(|(place, length)| Some((place.checked_sub(1)?, length)));
         }
         self.text.push_back(token);
+        // No breaker that the token ends begins before these; one that begins later counts more.
+        let text = &*self.text.make_contiguous();
+        let last = self.breakers.last_in(text, MAX_TAIL_TOKENS + 1);
+        self.broken = self.broken.max(last);
     }
 
     /// Lowers the logits of what would continue a repetition.
@@ -127,7 +161,10 @@ impl Dry {
     fn repetitions(&mut self) -> HashMap<Token, usize> {
         let (allowed, mut longest) = (self.params.allowed_length as usize, HashMap::new());
         let text = &*self.text.make_contiguous();
-        let n_since = self.breakers.n_since(text);
+        let n_since = match self.broken {
+            Some((place, length)) => text.len() - 1 - place - length,
+            None => text.len(),
+        };
         if text.len() <= allowed || n_since < allowed {
             return longest;
         }
