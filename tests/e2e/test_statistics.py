@@ -103,7 +103,9 @@ def test_concurrent_durations(server):
     """Overlapping requests each count with their own duration."""
     with GrpcStreams(server.grpc) as streams:
         for n in range(8):
-            streams.send("Tell me a long story", request_id=str(n), max_tokens=300, ignore_eos=True)
+            # One response each: this client reads a few thousand a second, which is less than come.
+            parameters = {"max_tokens": 300, "ignore_eos": True, "streaming": False}
+            streams.send("Tell me a long story", request_id=str(n), **parameters)
         answers = streams.read()
     measured = sum(a.times[-1] - a.sent for a in answers.values())
     metrics = wait_for_count(server, "nv_inference_request_success", 8)
