@@ -6,7 +6,7 @@
 use super::STRIP;
 use super::kernel::State;
 use super::visible::TILE;
-use super::x86::{Numbers, Strip};
+use super::x86::{Numbers, Strip, in_order};
 
 /// Something to be done for each of many queries and columns, several at a time.
 pub(super) trait ForQueries: Sized {
@@ -123,11 +123,13 @@ impl ForQueries for ScoreStrips<'_> {
         // SAFETY: there are so many.
         let strip =
             |column, at| unsafe { S::load(strips.as_ptr().add((column * n_numbers + at) * STRIP)) };
-        let mut every_sixteenth = [[[S::splat(0.0); M]; N]; STRIP];
-        for (first, sums) in every_sixteenth.iter_mut().enumerate() {
-            *sums = multiply::<S, N, M, STRIP>(numbers, first, strip, *sums);
-        }
-        for (&query, scores) in queries.iter().zip(add_in_order(every_sixteenth)) {
+        let zeros = [[S::splat(0.0); M]; N];
+        // SAFETY: the processor has the instructions, as `S` is computed with.
+        let every_sixteenth =
+            |first| unsafe { S::call(|| multiply::<S, N, M, STRIP>(numbers, first, strip, zeros)) };
+        // SAFETY: as above.
+        let scores = in_order(every_sixteenth, |a, b| unsafe { S::call(|| add(a, b)) });
+        for (&query, scores) in queries.iter().zip(scores) {
             store(scores, &mut self.states[query].weights[column * STRIP..]);
         }
     }
@@ -229,29 +231,17 @@ fn multiply<S: Strip, const N: usize, const M: usize, const STEP: usize>(
     sums
 }
 
-/// The sum of sixteen, added as [`Strip::totals`] adds a strip's numbers.
-///
-/// In loops: a closure that is not inlined is compiled without the processor's instructions.
 #[inline(always)]
-pub(super) fn add_in_order<S: Strip, const N: usize, const M: usize>(
-    mut parts: [[[S; M]; N]; STRIP],
+fn add<S: Strip, const N: usize, const M: usize>(
+    mut sums: [[S; M]; N],
+    others: [[S; M]; N],
 ) -> [[S; M]; N] {
-    for (places, distance) in [
-        (&[0, 1, 2, 3, 4, 5, 6, 7][..], 8),
-        (&[0, 1, 4, 5][..], 2),
-        (&[0, 4][..], 1),
-        (&[0][..], 4),
-    ] {
-        for &place in places {
-            let other = parts[place + distance];
-            for row in 0..N {
-                for column in 0..M {
-                    parts[place][row][column] = parts[place][row][column].add(other[row][column]);
-                }
-            }
+    for row in 0..N {
+        for column in 0..M {
+            sums[row][column] = sums[row][column].add(others[row][column]);
         }
     }
-    parts[0]
+    sums
 }
 
 #[inline(always)]

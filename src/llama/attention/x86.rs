@@ -26,8 +26,14 @@ pub(super) trait Strip: Lanes {
     fn highest(self) -> f32;
     /// All together, added in an order that depends on nothing.
     fn total(self) -> f32;
-    /// The sum of the numbers of each, in the order of [`add_in_order`](super::products::add_in_order).
+    /// The [`in_order`] of the numbers of each.
     fn totals(strips: [Self; 4]) -> [f32; 4];
+    /// Calls a closure so that it has the instructions, also where it is not inlined: by itself it would be
+    /// compiled without.
+    ///
+    /// # Safety
+    /// The processor has them.
+    unsafe fn call<T>(closure: impl FnOnce() -> T) -> T;
 }
 
 /// One register.
@@ -129,6 +135,11 @@ impl Strip for Avx512 {
             }
             totals(halves)
         }
+    }
+
+    #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+    unsafe fn call<T>(closure: impl FnOnce() -> T) -> T {
+        closure()
     }
 }
 
@@ -269,6 +280,11 @@ impl Strip for Avx2 {
             totals(halves)
         }
     }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn call<T>(closure: impl FnOnce() -> T) -> T {
+        closure()
+    }
 }
 
 /// All of each together.
@@ -289,6 +305,14 @@ unsafe fn totals([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
         );
     }
     totals
+}
+
+/// The sum over a strip of numbers, added as [`Strip::totals`] does.
+#[inline(always)]
+pub(super) fn in_order<T>(number: impl Fn(usize) -> T, add: impl Fn(T, T) -> T) -> T {
+    let two = |at| add(number(at), number(at + 8));
+    let eight = |at| add(add(two(at), two(at + 2)), add(two(at + 1), two(at + 3)));
+    add(eight(0), eight(4))
 }
 
 /// What numbers can be read from.
