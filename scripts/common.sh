@@ -13,6 +13,8 @@ mkdir -p "$BUILD"
 if [[ "${PORTABLE:-0}" != 1 && "${RUSTFLAGS:-}" != *target-cpu=* ]]; then
   export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C target-cpu=native"
 fi
+# Headers of ours before the compiler's own; .cargo/config.toml has them for a cargo that is called by hand.
+export CPATH="$ROOT/include/compiler${CPATH:+:$CPATH}"
 # First, as a distribution's cargo may be too old, and there or not: a script
 # that has sourced this may call setup.sh, which installs rustup.
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
@@ -129,8 +131,28 @@ find_tritonserver() {
 # Prints the files that a program or library asks the loader for.
 needed() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
 
+# Cargo does not notice when the headers of CPATH change: llama.cpp that was compiled with others goes.
+drop_outdated() {
+  local cache
+  for cache in "$ROOT"/target/release/build/llama-cpp-sys-2-*/out/build/CMakeCache.txt; do
+    if [[ -e "$cache" && -n "$(find "$ROOT/include/compiler" -type f -newer "$cache" -print -quit)" ]]; then
+      rm -rf "${cache%/out/build/*}"
+    fi
+  done
+}
+
+# Says so where this processor has AMX and the compiler does not know it.
+say_without_amx() {
+  local compiler="${CXX:-c++}"
+  [[ "${PORTABLE:-0}" != 1 ]] && grep -qsw amx_int8 /proc/cpuinfo || return 0
+  "$compiler" -march=native -dM -E -x c++ /dev/null 2>/dev/null | grep -q __AMX_INT8__ ||
+    say "Without this processor's AMX, which $("$compiler" --version | head -n 1) does not know: GCC from 11 on does"
+}
+
 # Builds the library and lays it out as Triton expects a backend directory.
 build_library() {
+  drop_outdated
+  say_without_amx
   run_step cargo-build.log "Building libtriton_llm.so (the first time takes some minutes: llama.cpp is compiled)" \
     cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked
   mkdir -p "$BACKENDS/llm"

@@ -60,6 +60,7 @@ add() {
   done
 }
 
+drop_outdated
 run_step "$LOG" "Building libtriton_llm.so $about" build
 llama="$(grep -o '"out_dir":"[^"]*/llama-cpp-sys-2-[^"]*"' "$BUILD/$LOG" | tail -n 1 | cut -d '"' -f 4)"
 

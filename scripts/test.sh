@@ -71,6 +71,7 @@ server_tests() {
 
 cd "$ROOT"
 scripts/setup.sh --tests
+drop_outdated
 check "cargo fmt --check" cargo fmt --check
 check "cargo clippy" cargo clippy --release --all-targets --locked -- -D warnings
 cargo_tests cargo-test.log "cargo test" cargo test --release --locked --no-fail-fast
@@ -83,6 +84,9 @@ else
 fi
 
 echo
+printf 'On %s with %s CPUs; %s; %s\n' \
+  "$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" \
+  "$("${CXX:-c++}" --version | head -n 1)" "$(rustc --version)"
 ((failed == 0)) || printf 'failed: %s\n' "${failures[@]}"
 summary="$passed passed, $failed failed"
 if ((skipped > 0)); then summary+=", $skipped skipped"; fi

@@ -47,6 +47,15 @@ def find_tritonserver():
     raise FileNotFoundError("no tritonserver: run `make setup`")
 
 
+def llama_source():
+    """The folder of the llama.cpp that the library is built from."""
+    command = ["cargo", "metadata", "--format-version", "1", "--locked"]
+    metadata = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    packages = json.loads(metadata.stdout)["packages"]
+    crate = next(package for package in packages if package["name"] == "llama-cpp-sys-2")
+    return Path(crate["manifest_path"]).parent / "llama.cpp"
+
+
 def free_ports(count):
     """Ports below the range that the system hands out for connections."""
     ports = []
