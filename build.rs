@@ -22,6 +22,8 @@ fn main() {
         None => String::new(),
     };
     println!("cargo:rustc-env=TRITON_LLM_CUDA_ARCHITECTURES={architectures}");
+    // Where the library begins as a program, see src/llama/trial/child.rs.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-e,triton_llm_start");
     if env::var_os("CARGO_FEATURE_DYNAMIC_BACKENDS").is_some() {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-rpath,$ORIGIN");
     }

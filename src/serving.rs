@@ -65,6 +65,8 @@ enum LoadError {
     )]
     Uncut,
     #[error(transparent)]
+    Trial(#[from] llama::trial::TrialError),
+    #[error(transparent)]
     Context(#[from] llama::ContextError),
     #[error(transparent)]
     Defaults(#[from] RequestError),

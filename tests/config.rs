@@ -332,6 +332,8 @@ fn parameters_are_read() {
         ("cache_ram", "512"),
         ("use_mmap", "false"),
         ("use_mlock", "1"),
+        ("repack", "false"),
+        ("trial", "0"),
         ("chat_template", "{{ messages }}"),
         ("max_queue_size", "0"),
         ("max_prompt_bytes", "1000"),
@@ -357,6 +359,8 @@ fn parameters_are_read() {
         cache_ram_mib: Some(512),
         use_mmap: false,
         use_mlock: true,
+        repack: false,
+        trial: false,
         chat_template: Some("{{ messages }}".to_owned()),
         chat_template_file: None,
         max_queue_size: 0,
@@ -668,7 +672,7 @@ fn bad_combinations_and_names_are_named() {
           n_parallel, n_batch, n_ubatch, n_threads, n_threads_batch, n_gpu_layers, n_cpu_moe, \
           override_tensor, devices, split_mode, tensor_split, main_gpu, fit_margin_mib, cache_type_k, \
           cache_type_v, flash_attn, kv_unified, enable_prefix_caching, cache_ram, target_itl_ms, speculative_method, \
-          num_speculative_tokens, prompt_lookup_max, prompt_lookup_min, speculative_model, use_mmap, use_mlock, chat_template, chat_template_file, \
+          num_speculative_tokens, prompt_lookup_max, prompt_lookup_min, speculative_model, use_mmap, use_mlock, repack, trial, chat_template, chat_template_file, \
           max_queue_size, max_prompt_bytes, sampling_parameters, strict_parameters",
         ),
         (

@@ -68,6 +68,10 @@ pub struct Parameters {
     pub speculative_model: Option<String>,
     pub use_mmap: bool,
     pub use_mlock: bool,
+    /// Copy weights into a form that is multiplied faster.
+    pub repack: bool,
+    /// Try what a load will run in a process of its own first.
+    pub trial: bool,
     /// Jinja text in place of the model's own; never beside `chat_template_file`.
     pub chat_template: Option<String>,
     /// As written: absolute or relative to the version folder.
@@ -113,6 +117,8 @@ impl Default for Parameters {
             speculative_model: None,
             use_mmap: true,
             use_mlock: false,
+            repack: true,
+            trial: true,
             chat_template: None,
             chat_template_file: None,
             max_queue_size: 512,

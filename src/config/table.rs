@@ -325,6 +325,24 @@ pub static TABLE: Table<Draft> = Table {
             meaning: "Keep the model from being swapped out",
         },
         Parameter {
+            name: "repack",
+            synonyms: &[],
+            kind: Kind::Flag {
+                set: |d, flag| d.parameters.repack = flag,
+            },
+            default: "true",
+            meaning: "Copy weights on CPUs into a form that is multiplied faster, for AMX too; false keeps them as they are in the file",
+        },
+        Parameter {
+            name: "trial",
+            synonyms: &[],
+            kind: Kind::Flag {
+                set: |d, flag| d.parameters.trial = flag,
+            },
+            default: "true",
+            meaning: "Before the model is loaded, try it in a process of its own: what ends that process would end the server",
+        },
+        Parameter {
             name: "chat_template",
             synonyms: &[],
             kind: Kind::Text {

@@ -56,6 +56,43 @@ pub fn has_gpu() -> bool {
     init().is_ok() && kinds.into_iter().any(is_there)
 }
 
+/// The instructions that llama.cpp's code for this processor uses, by its own names.
+pub(super) fn variant() -> String {
+    // SAFETY: the text is llama.cpp's, which writes it anew at each call; nobody else calls this.
+    let text = unsafe { CStr::from_ptr(sys::llama_print_system_info()) };
+    let text = text.to_string_lossy();
+    let used = text
+        .split('|')
+        .filter_map(|part| part.trim().strip_suffix(" = 1"));
+    used.collect::<Vec<_>>().join(" ")
+}
+
+/// Says what llama.cpp computes with, and where it leaves out the most of what the processor has.
+fn log_variant() {
+    let variant = variant();
+    log::info!("llama.cpp computes with {variant}");
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has_amx = flags.split_whitespace().any(|flag| flag == "amx_int8");
+    if has_amx && !variant.split(' ').any(|used| used == "AMX_INT8") {
+        log::warn!(
+            "this processor has AMX, which this build does not use, so prompts and many streams take \
+             about twice as long: build on this machine with GCC from 11 on, or use the folder that \
+             `make modules` builds"
+        );
+    }
+}
+
+/// The file of the module that computes on this processor, where llama.cpp is built in modules.
+pub(super) fn cpu_module() -> Option<PathBuf> {
+    // SAFETY: llama.cpp is initialised; a device's registry lives as long as the process.
+    let registry = unsafe {
+        let device = sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU);
+        (!device.is_null()).then(|| sys::ggml_backend_dev_backend_reg(device))
+    };
+    let file = super::objects::file_of(registry?.cast_const().cast())?;
+    (super::objects::own_file()? != file).then_some(file)
+}
+
 pub(super) fn backend() -> Result<&'static LlamaBackend, NoModule> {
     let backend = BACKEND.get_or_init(|| {
         #[cfg(feature = "dynamic-backends")]
@@ -65,7 +102,9 @@ pub(super) fn backend() -> Result<&'static LlamaBackend, NoModule> {
             sys::llama_log_set(Some(on_log), std::ptr::null_mut());
             sys::ggml_set_abort_callback(Some(on_abort));
         }
-        Ok(LlamaBackend::init().expect("the OnceLock lets one initialisation through"))
+        let backend = LlamaBackend::init().expect("the OnceLock lets one initialisation through");
+        log_variant();
+        Ok(backend)
     });
     backend.as_ref().map_err(NoModule::clone)
 }

@@ -10,6 +10,7 @@ use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
+use serde::{Deserialize, Serialize};
 
 use super::attention::Attention;
 use super::runner::RunError;
@@ -19,7 +20,7 @@ use super::{CacheType, backend};
 static NEW_CONTEXT: Mutex<()> = Mutex::new(());
 
 /// When to compute attention the fused way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum FlashAttention {
     /// Where llama.cpp finds it supported.
     #[default]
@@ -29,7 +30,7 @@ pub enum FlashAttention {
 }
 
 /// How to make a context.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ContextParams {
     /// Sequences at a time, 1 to [`MAX_SLOTS`].
     pub n_slots: usize,

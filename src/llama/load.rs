@@ -19,6 +19,8 @@ pub struct LoadParams {
     pub use_mmap: bool,
     /// Keep the weights from being swapped out.
     pub use_mlock: bool,
+    /// Copy weights into a form that is multiplied faster, where llama.cpp has one for this processor.
+    pub repack: bool,
     /// Load no weights, for tokenising only.
     pub vocab_only: bool,
     /// llama.cpp's names of the GPUs to use; none is the CPU alone.
@@ -38,6 +40,7 @@ impl Default for LoadParams {
         Self {
             use_mmap: true,
             use_mlock: false,
+            repack: true,
             vocab_only: false,
             gpus: Vec::new(),
             n_gpu_layers: 0,
@@ -94,6 +97,7 @@ pub(super) fn load(path: &Path, params: &LoadParams) -> Result<LlamaModel, LoadE
     raw.tensor_split = tensor_split.as_ptr();
     raw.tensor_buft_overrides = overrides.as_ptr();
     raw.vocab_only = params.vocab_only;
+    raw.use_extra_bufts = params.repack;
     raw.load_mode = match (params.use_mmap, params.use_mlock) {
         (false, false) => sys::LLAMA_LOAD_MODE_NONE,
         (true, false) => sys::LLAMA_LOAD_MODE_MMAP,

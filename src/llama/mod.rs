@@ -22,6 +22,8 @@
 //! | `runner` | the holder of the context: runs a [`crate::engine::Plan`] |
 //! | `draft_model` | a small model that guesses what a large one will say |
 //! | `threads` | how many threads to compute with |
+//! | `trial` | what a load will run, first in a process that may die |
+//! | `objects` | which file code is in |
 //! | `exp` | exponentials of many numbers at a time |
 
 mod at_once;
@@ -35,11 +37,13 @@ mod load;
 mod model;
 #[cfg(feature = "dynamic-backends")]
 mod modules;
+mod objects;
 mod runner;
 mod sampler;
 mod slots;
 mod template;
 mod threads;
+pub mod trial;
 
 pub use attention::computes_heads;
 pub use backend::{NoModule, has_gpu, init};
@@ -53,9 +57,10 @@ pub use sampler::{Buffers, SampleError, Sampler, SamplingThreads};
 pub use template::{CHATML, ChatTemplate, TemplateError};
 
 use llama_cpp_2::context::params::KvCacheType;
+use serde::{Deserialize, Serialize};
 
 /// The number format of the cached keys or values.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum CacheType {
     F32,
     #[default]

@@ -17,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use llama_cpp_sys_2 as sys;
 
 use super::backend::{NoModule, TARGET};
+use super::objects::{file_of, own_file};
 
 /// The files of modules are called `libggml-<name>.so`, one for a kind of CPU `libggml-cpu-<kind>.so`.
 const PREFIX: &str = "libggml-";
@@ -74,26 +75,12 @@ pub(super) fn load() -> Result<(), NoModule> {
 /// The folder of our library. A program that we are linked into, as cargo's tests are, has none: its
 /// modules are where they were built.
 fn folder() -> PathBuf {
-    let own =
-        file_of((load as fn() -> Result<(), NoModule> as *const ()).cast()).unwrap_or_default();
+    let own = own_file().unwrap_or_default();
     let is_program = own.canonicalize().ok() == std::env::current_exe().ok();
     match sys::BACKENDS_DIR {
         Some(built) if is_program => PathBuf::from(built),
         _ => own.parent().map(Path::to_owned).unwrap_or_default(),
     }
-}
-
-/// The file of the loaded object that holds this address.
-fn file_of(address: *const c_void) -> Option<PathBuf> {
-    // SAFETY: all zeros is a valid value of this plain struct.
-    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
-    // SAFETY: dladdr takes any address, and `info` is valid for the call.
-    if unsafe { libc::dladdr(address, &mut info) } == 0 || info.dli_fname.is_null() {
-        return None;
-    }
-    // SAFETY: the name is a C string of an object that is never unloaded.
-    let name = unsafe { CStr::from_ptr(info.dli_fname) };
-    Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
 }
 
 /// `cpu-zen4` of `libggml-cpu-zen4.so`.

@@ -18,14 +18,19 @@ const MIN_BYTES_PER_THREAD: u64 = 16 << 20;
 /// More threads than CPUs can hang llama.cpp at its barriers, so a wish above is cut, with a warning
 /// that names the parameter.
 pub(super) fn for_model(parameter: &str, wish: u32, n_model_bytes: u64) -> u32 {
-    if wish == 0 {
-        return automatic(n_model_bytes);
-    }
-    let n_cpus = available_cpus().len().max(1) as u32;
-    if let Some(warning) = excess(parameter, wish, n_cpus) {
+    let n_threads = count(wish, n_model_bytes);
+    if let Some(warning) = excess(parameter, wish, n_threads) {
         log::warn!("{warning}");
     }
-    wish.min(n_cpus)
+    n_threads
+}
+
+/// The same without a word.
+pub(super) fn count(wish: u32, n_model_bytes: u64) -> u32 {
+    match wish {
+        0 => automatic(n_model_bytes),
+        wish => wish.min(available_cpus().len().max(1) as u32),
+    }
 }
 
 /// What is said of a wish for more threads than CPUs.

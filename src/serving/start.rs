@@ -14,7 +14,9 @@ use crate::config::{
 use crate::delivery::Delivery;
 use crate::engine::{Drafter, Limits, PromptLookup, Sharing};
 use crate::intake::{Intake, Reading};
-use crate::llama::{self, ChatTemplate, ContextParams, FlashAttention, LoadParams, ModelFile};
+use crate::llama::{
+    self, ChatTemplate, ContextParams, FlashAttention, LoadParams, ModelFile, trial,
+};
 use crate::memory;
 use crate::protocol::RequestLimits;
 
@@ -154,6 +156,9 @@ impl EnginePlan<'_> {
         let draft_file = self.draft_file()?;
         let flash_attention = flash_attention(parameters, self.is_cpu(), &file);
         let fitted = self.fitted(&file, draft_file.as_ref(), flash_attention)?;
+        for file in draft_file.iter().chain([&file]) {
+            self.try_first(file, flash_attention)?;
+        }
         let weights = Arc::new(llama::Model::load_checked(
             file,
             &self.load_params(fitted.as_ref()),
@@ -171,6 +176,22 @@ impl EnginePlan<'_> {
             weights,
             draft_weights,
         })
+    }
+
+    /// Runs what the load will run in a process that may die.
+    fn try_first(
+        &self,
+        file: &ModelFile,
+        flash_attention: FlashAttention,
+    ) -> Result<(), LoadError> {
+        let parameters = &self.config.parameters;
+        let Some(program) = trial::own_program().filter(|_| parameters.trial) else {
+            return Ok(());
+        };
+        let context = self.context_params(flash_attention, self.placement.n_slots, 0);
+        let available = memory::available_bytes();
+        let tried = trial::try_first(&program, file, &context, parameters.repack, available);
+        Ok(tried?)
     }
 
     fn is_cpu(&self) -> bool {
@@ -263,6 +284,7 @@ impl EnginePlan<'_> {
         LoadParams {
             use_mmap: parameters.use_mmap,
             use_mlock: parameters.use_mlock,
+            repack: parameters.repack,
             vocab_only: false,
             gpus: self.placement.gpus.iter().map(Gpu::name).collect(),
             n_gpu_layers: fitted.map_or(0, |plan| plan.n_gpu_layers),
@@ -281,6 +303,7 @@ impl EnginePlan<'_> {
         LoadParams {
             use_mmap: self.config.parameters.use_mmap,
             use_mlock: self.config.parameters.use_mlock,
+            repack: self.config.parameters.repack,
             gpus: self.placement.gpus.iter().take(1).map(Gpu::name).collect(),
             n_gpu_layers: u32::MAX,
             ..LoadParams::default()

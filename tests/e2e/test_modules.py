@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from repository import config, make_model
-from server import FOLDERS, MODEL, ROOT, Server
+from server import FOLDERS, MODEL, ROOT, Server, llama_source
 from servers import library_of
 
 CUDA = ROOT / "build" / "cuda" / "backends"
@@ -113,6 +113,27 @@ def test_a_module_that_cannot_be_loaded_is_left_out(start, tmp_path, golden):
     server = start(backends=backends)
     assert modules(server)["cuda"].startswith("no device, libnowhere.so: cannot open shared object file")
     check_texts(server, golden)
+
+
+def test_code_that_does_not_work_on_this_processor(start, tmp_path, golden):
+    """It ends a trial, and not the server; what the error says to do helps."""
+    backends = with_files(tmp_path, FOLDERS[0], lambda name: True)
+    good, broken = kinds_that_run_here()[0], backends / "llm" / "libggml-cpu-broken.so"
+    llama = llama_source()
+    command = ["c++", "-shared", "-fPIC", f'-DGOOD="{backends}/llm/{good}"', f"-I{llama}/ggml/include", f"-I{llama}/ggml/src"]
+    subprocess.run([*command, ROOT / "tests" / "e2e" / "broken_module.cpp", "-o", broken], check=True, timeout=120)
+    server = start(None, "--exit-on-error=false", backends=backends, wait="live")
+    said = server.wait_for_log(rf"failed to load '{MODEL}'.*")[0]
+    for part in (
+        r"a trial in a process of its own ended with signal 4 .* while it computed one row and \d+ together with weights in q8_0",
+        r"llama\.cpp's code for this processor \(.*SSE3.*\) does not work on it",
+        rf"take the file '{broken}' away, and the next best one is used",
+    ):
+        assert re.search(part, said), said
+    assert server.get("/v2/health/live")[0] == 200
+    server.stop()
+    broken.unlink()
+    check_texts(start(backends=backends), golden)
 
 
 # Older processors

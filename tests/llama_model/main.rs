@@ -11,5 +11,6 @@ mod running;
 mod seeds;
 mod sharing;
 mod slots;
+mod trial;
 mod vocabularies;
 mod writer;

@@ -12,6 +12,8 @@ const MAX_DIMENSIONS: u64 = 4;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tensor {
     pub name: String,
+    /// ggml's number of the type.
+    pub kind: u32,
     /// Of a matrix, the numbers that it makes of a column; of a vector 1.
     pub n_rows: u64,
     /// Matrices, where there are several, as those of experts.
@@ -102,6 +104,7 @@ fn read_tensor(source: &mut Source) -> Result<(Tensor, u64), Problem> {
     let offset = source.u64(&what)?;
     let tensor = Tensor {
         name,
+        kind,
         n_rows: shape.get(1).copied().unwrap_or(1),
         n_matrices: shape.get(2).copied().unwrap_or(1),
         n_bytes,

@@ -4,6 +4,7 @@ use super::*;
 
 fn tensor(name: &str, n_rows: u64, n_matrices: u64, n_bytes: u64) -> Tensor {
     Tensor {
+        kind: 0,
         name: name.to_owned(),
         n_rows,
         n_matrices,

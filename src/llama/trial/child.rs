@@ -1,0 +1,177 @@
+//! The child's side of a trial: our library started as a program, by the loader.
+//!
+//! The parent reads what is printed: a line for each stage, and the verdict. Whatever kills this
+//! process would have killed the server.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use super::process::{ARGUMENT, PASSED, REFUSED, STAGE};
+use super::{Part, Trial, probe};
+use crate::llama::{LoadParams, Model, Runner};
+
+/// Bytes of memory that a trial may take for itself, files that it maps aside.
+const MAX_BYTES: libc::rlim_t = 4 << 30;
+
+// Where the loader enters the library, as build.rs tells the linker: with the arguments on the stack,
+// as for any program.
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".globl triton_llm_start",
+    ".hidden triton_llm_start",
+    ".type triton_llm_start, @function",
+    "triton_llm_start:",
+    "xor ebp, ebp",
+    "mov r9, rdx",
+    "pop rsi",
+    "mov rdx, rsp",
+    "and rsp, -16",
+    "push rax",
+    "push rsp",
+    "xor r8d, r8d",
+    "xor ecx, ecx",
+    "mov rdi, qword ptr [rip + {main}@GOTPCREL]",
+    "call qword ptr [rip + __libc_start_main@GOTPCREL]",
+    "hlt",
+    main = sym main,
+);
+#[cfg(target_arch = "aarch64")]
+std::arch::global_asm!(
+    ".globl triton_llm_start",
+    ".hidden triton_llm_start",
+    ".type triton_llm_start, %function",
+    "triton_llm_start:",
+    "mov x29, #0",
+    "mov x30, #0",
+    "mov x5, x0",
+    "ldr x1, [sp]",
+    "add x2, sp, #8",
+    "mov x6, sp",
+    "mov x3, #0",
+    "mov x4, #0",
+    "adrp x0, :got:{main}",
+    "ldr x0, [x0, :got_lo12:{main}]",
+    "bl __libc_start_main",
+    "brk #0",
+    main = sym main,
+);
+
+/// # Safety
+///
+/// `arguments` are `n_arguments` C strings that live as long as the process.
+unsafe extern "C" fn main(n_arguments: c_int, arguments: *const *const c_char) -> c_int {
+    let n_arguments = usize::try_from(n_arguments).unwrap_or(0);
+    // SAFETY: there are so many, says the caller.
+    let arguments = (0..n_arguments).map(|index| unsafe { CStr::from_ptr(*arguments.add(index)) });
+    let arguments: Vec<_> = arguments.map(CStr::to_string_lossy).collect();
+    let trial = match &arguments[..] {
+        [_, argument, trial] if argument == ARGUMENT => serde_json::from_str::<Trial>(trial).ok(),
+        _ => None,
+    };
+    let Some(trial) = trial else {
+        eprintln!("this is a backend for Triton Inference Server: it is no program");
+        return 2;
+    };
+    restrict();
+    if log::set_logger(&Stderr).is_ok() {
+        log::set_max_level(LevelFilter::Warn);
+    }
+    match run(&trial) {
+        Ok(()) => say(PASSED),
+        Err(error) => say(&format!("{REFUSED}{}", error.replace('\n', " "))),
+    }
+    // SAFETY: ends the process. The destructors that `exit` would run are not part of what is tried.
+    unsafe { libc::_exit(0) }
+}
+
+fn say(line: &str) {
+    println!("{line}");
+    let _ = std::io::stdout().flush();
+}
+
+fn stage(what: &str) {
+    say(&format!("{STAGE}{what}"));
+}
+
+/// Sees to it that a trial harms nobody else: it ends with the server, is what is killed where memory
+/// is short, leaves no core file, and holds nothing of what the server has open.
+fn restrict() {
+    let no_core = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let memory = libc::rlimit {
+        rlim_cur: MAX_BYTES,
+        rlim_max: MAX_BYTES,
+    };
+    // SAFETY: the calls take numbers, and structures that are valid for the calls; nothing here has
+    // opened a file above the standard ones.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::setrlimit(libc::RLIMIT_CORE, &no_core);
+        libc::setrlimit(libc::RLIMIT_DATA, &memory);
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+    }
+    // Without it the kernel chooses by size, and that is right, too.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+}
+
+fn run(trial: &Trial) -> Result<(), String> {
+    let mut params = LoadParams {
+        repack: trial.repack,
+        ..LoadParams::default()
+    };
+    let path = match &trial.part {
+        Part::Code { kinds, has_experts } => {
+            let kinds = kinds.iter().copied().collect::<Vec<_>>();
+            stage(&format!(
+                "it computed one row and {} together with weights in {}",
+                trial.context.n_ubatch,
+                probe::names(&kinds)
+            ));
+            probe::write(&kinds, *has_experts).map_err(|error| error.to_string())?
+        }
+        Part::File { path, vocab_only } => {
+            stage("it loaded the file");
+            params.vocab_only = *vocab_only;
+            path.clone()
+        }
+    };
+    let model = load(&path, &params)?;
+    if params.vocab_only {
+        return Ok(());
+    }
+    if let Part::File { .. } = trial.part {
+        stage(&format!(
+            "it computed one row and {} together",
+            trial.context.n_ubatch
+        ));
+    }
+    let runner = Runner::new(Arc::new(model), &trial.context);
+    runner.map(drop).map_err(|error| error.to_string())
+}
+
+fn load(path: &PathBuf, params: &LoadParams) -> Result<Model, String> {
+    Model::load(path, params).map_err(|error| error.to_string())
+}
+
+/// Writes warnings and errors, llama.cpp's among them, to where the parent reads its last words.
+struct Stderr;
+
+impl Log for Stderr {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        metadata.level() <= Level::Warn
+    }
+
+    fn log(&self, record: &Record) {
+        if self.enabled(record.metadata()) {
+            eprintln!("{}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
