@@ -7,12 +7,18 @@
 //! that look at the same cells, together. What comes of a row is the same to the bit, whoever is computed
 //! beside it and wherever its cells are. A node that it does not know stays as it is.
 
+mod instructions;
 mod kernel;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod operands;
 mod positions;
 mod products;
 mod read;
+mod scalar;
+mod strip;
 mod visible;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::ffi::{c_int, c_void};
@@ -22,7 +28,8 @@ use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use llama_cpp_sys_2 as sys;
 
-use kernel::{Buffers, Instructions};
+use instructions::Instructions;
+use kernel::Buffers;
 use operands::Operands;
 use positions::Positions;
 pub(super) use positions::Print;
@@ -36,7 +43,7 @@ const STRIP: usize = 16;
 /// A model with ALiBi keeps llama.cpp's all the same.
 pub fn computes_heads(key_length: u32, value_length: u32) -> bool {
     let is_whole = |length: u32| (length as usize).is_multiple_of(STRIP);
-    Instructions::best().is_some() && is_whole(key_length) && is_whole(value_length)
+    is_whole(key_length) && is_whole(value_length)
 }
 
 /// What the attention of one context needs from step to step.
@@ -61,10 +68,9 @@ struct Scratch {
 }
 
 impl Attention {
-    /// For graphs computed by at most `n_threads` threads, on cells that all sequences share or not; `None`
-    /// where the processor lacks what it needs.
-    pub(super) fn new(n_threads: u32, is_shared: bool) -> Option<Box<Self>> {
-        Some(Self::with(Instructions::best()?, n_threads, is_shared))
+    /// For graphs computed by at most `n_threads` threads, on cells that all sequences share or not.
+    pub(super) fn new(n_threads: u32, is_shared: bool) -> Box<Self> {
+        Self::with(Instructions::best(), n_threads, is_shared)
     }
 
     fn with(instructions: Instructions, n_threads: u32, is_shared: bool) -> Box<Self> {

@@ -13,6 +13,9 @@ pub(super) const ROUND: f32 = 12_582_912.0;
 const LN_2_HIGH: f32 = 355.0 / 512.0;
 const LN_2_LOW: f32 = (std::f64::consts::LN_2 - LN_2_HIGH as f64) as f32;
 
+/// Whether the product and sum of single numbers is one instruction, rounded once.
+pub(super) const IS_FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+
 /// Numbers that are computed with at once.
 pub(super) trait Lanes: Copy {
     /// The same number in each lane.
@@ -46,7 +49,7 @@ impl Lanes for f32 {
     /// One instruction where the processor has it; elsewhere the exact form would be a call.
     #[inline(always)]
     fn multiply_add(self, factor: Self, summand: Self) -> Self {
-        if cfg!(target_feature = "fma") {
+        if IS_FUSED {
             self.mul_add(factor, summand)
         } else {
             self * factor + summand

@@ -146,10 +146,8 @@ impl Runner {
         };
         let n_sequences = memory.n_sequences(params.n_slots);
         let is_fused = params.flash_attention != FlashAttention::Off;
-        let attention = match params.own_attention && is_fused {
-            true => Attention::new(n_threads.max(n_threads_batch), params.kv_unified),
-            false => None,
-        };
+        let attention = (params.own_attention && is_fused)
+            .then(|| Attention::new(n_threads.max(n_threads_batch), params.kv_unified));
         let context = new_context(
             borrowed,
             params,

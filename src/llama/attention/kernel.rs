@@ -8,11 +8,16 @@ use std::array;
 use std::ops::Range;
 
 use super::STRIP;
+use super::instructions::Instructions;
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::operands::Operands;
 use super::products::{AddFrom, ForQueries, ScoreCells, ScoreStrips};
 use super::read::{Take, prefetch, read};
+use super::strip::{self, Numbers, Strip};
 use super::visible::{Block, TILE, Tile, Visible};
-use super::x86::{self, Avx2, Avx512, Numbers, Strip};
+#[cfg(target_arch = "x86_64")]
+use super::x86::{Avx2, Avx512};
 use crate::llama::exp::{Lanes, exp};
 
 /// Strips of a tile of cells.
@@ -51,27 +56,6 @@ pub(super) struct State {
     pub(super) weights: [f32; TILE],
 }
 
-/// What a processor can do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Instructions {
-    Avx2,
-    Avx512,
-}
-
-impl Instructions {
-    /// The best of this processor; `None` where it has too little.
-    pub(super) fn best() -> Option<Self> {
-        let has_avx2 = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        match is_x86_feature_detected!("avx512f") {
-            true if has_avx2 => Some(Self::Avx512),
-            false if has_avx2 => Some(Self::Avx2),
-            _ => None,
-        }
-    }
-}
-
 /// Computes one thread's part.
 pub(super) fn run(
     instructions: Instructions,
@@ -81,12 +65,16 @@ pub(super) fn run(
 ) {
     for block in &visible.blocks {
         let part = Part { operands, block };
-        // SAFETY: the processor has them, see `Instructions::best`.
-        unsafe {
-            match instructions {
-                Instructions::Avx512 => part.attend_avx512(buffers),
-                Instructions::Avx2 => part.attend_avx2(buffers),
-            }
+        match instructions {
+            // SAFETY: the processor has them, see `Instructions`.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => unsafe { part.attend_avx512(buffers) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => unsafe { part.attend_avx2(buffers) },
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon => part.attend::<Neon, 4, 1, 1>(buffers),
+            Instructions::Scalar => part.attend::<[f32; STRIP], 2, 1, 1>(buffers),
         }
     }
 }
@@ -107,11 +95,13 @@ struct Group {
 }
 
 impl Part<'_> {
+    #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn attend_avx2(&self, buffers: &mut Buffers) {
         self.attend::<Avx2, 4, 1, 1>(buffers);
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx2,fma,f16c")]
     fn attend_avx512(&self, buffers: &mut Buffers) {
         self.attend::<Avx512, 6, 4, 4>(buffers);
@@ -333,7 +323,7 @@ impl Take for Score<'_> {
             for at in (0..n_numbers).step_by(8) {
                 let to = (strip * n_numbers + at) * STRIP + half * 8;
                 // SAFETY: there is room for all numbers, as asserted.
-                unsafe { x86::turn(*cells, at, self.strips.as_mut_ptr().add(to)) };
+                unsafe { strip::turn::<S::Eight, _>(*cells, at, self.strips.as_mut_ptr().add(to)) };
             }
         }
         ScoreStrips {
@@ -387,7 +377,7 @@ impl Take for Add<'_> {
                 let to = (column * TILE + cell_idx) * STRIP;
                 // SAFETY: there is room for all numbers, as asserted, and each cell has so many.
                 unsafe {
-                    cell.strip::<S>(column * STRIP)
+                    cell.load::<S>(column * STRIP)
                         .store(strips.as_mut_ptr().add(to))
                 };
             }

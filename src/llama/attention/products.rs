@@ -5,8 +5,8 @@
 
 use super::STRIP;
 use super::kernel::State;
+use super::strip::{Numbers, Strip, in_order};
 use super::visible::TILE;
-use super::x86::{Numbers, Strip, in_order};
 
 /// Something to be done for each of many queries and columns, several at a time.
 pub(super) trait ForQueries: Sized {
@@ -81,7 +81,7 @@ impl<C: Numbers> ForQueries for ScoreCells<'_, C> {
                         strips[row] = S::load(numbers[row].as_ptr().add(at));
                     }
                     for (cell_idx, cell) in cells.iter().enumerate() {
-                        let cell: S = cell.strip(at);
+                        let cell: S = cell.load(at);
                         for row in 0..N {
                             products[row][cell_idx] =
                                 cell.multiply_add(strips[row], products[row][cell_idx]);
@@ -149,7 +149,7 @@ impl<C: Numbers> Values for [C; TILE] {
     #[inline(always)]
     unsafe fn strip<S: Strip>(&self, column: usize, cell_idx: usize) -> S {
         // SAFETY: the caller has made sure of it.
-        unsafe { self[cell_idx].strip(column * STRIP) }
+        unsafe { self[cell_idx].load(column * STRIP) }
     }
 }
 

@@ -5,8 +5,11 @@ use std::array;
 use llama_cpp_sys_2 as sys;
 
 use super::operands::Tensor;
+use super::strip::{Numbers, Strip};
 use super::visible::TILE;
-use super::x86::{self, Numbers, Strip};
+
+/// Bytes that come together.
+const CACHE_LINE: usize = 64;
 
 /// What is done with the numbers of a tile's cells.
 pub(super) trait Take {
@@ -23,8 +26,21 @@ pub(super) trait Take {
 pub(super) fn prefetch(tensor: &Tensor, [group, stream]: [usize; 2], cells: &[u32]) {
     let n_bytes = tensor.row_bytes();
     for &cell in cells {
-        x86::prefetch(tensor.at([cell as usize, group, stream]), n_bytes);
+        let bytes = tensor.at([cell as usize, group, stream]);
+        for at in (0..n_bytes).step_by(CACHE_LINE) {
+            have_come(bytes.wrapping_add(at));
+        }
     }
+}
+
+/// Has what is at an address come nearer, where there is an instruction for it.
+#[inline(always)]
+fn have_come(address: *const u8) {
+    #[cfg(target_arch = "aarch64")]
+    super::neon::prefetch(address);
+    #[cfg(target_arch = "x86_64")]
+    super::x86::prefetch(address);
+    let _ = address;
 }
 
 /// Reads what a group has in each of some cells.

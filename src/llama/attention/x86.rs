@@ -4,37 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use super::STRIP;
+use super::strip::{Eight, Load, Strip};
 use crate::llama::exp::Lanes;
-
-/// [`STRIP`] numbers.
-pub(super) trait Strip: Lanes {
-    /// # Safety
-    /// There are so many numbers.
-    unsafe fn load(numbers: *const f32) -> Self;
-    /// From half precision.
-    ///
-    /// # Safety
-    /// There are so many numbers.
-    unsafe fn load_half(numbers: *const u16) -> Self;
-    /// # Safety
-    /// There is room for so many numbers.
-    unsafe fn store(self, numbers: *mut f32);
-    /// These numbers where there is a bit, and `other` elsewhere.
-    fn where_bits(self, bits: u16, other: f32) -> Self;
-    /// The largest one.
-    fn highest(self) -> f32;
-    /// All together, added in an order that depends on nothing.
-    fn total(self) -> f32;
-    /// The [`in_order`] of the numbers of each.
-    fn totals(strips: [Self; 4]) -> [f32; 4];
-    /// Calls a closure so that it has the instructions, also where it is not inlined: by itself it would be
-    /// compiled without.
-    ///
-    /// # Safety
-    /// The processor has them.
-    unsafe fn call<T>(closure: impl FnOnce() -> T) -> T;
-}
 
 /// One register.
 #[derive(Clone, Copy)]
@@ -86,7 +57,7 @@ impl Lanes for Avx512 {
     }
 }
 
-impl Strip for Avx512 {
+impl Load for Avx512 {
     #[inline(always)]
     unsafe fn load(numbers: *const f32) -> Self {
         // SAFETY: the processor has it, and the caller has made sure of the rest.
@@ -104,6 +75,10 @@ impl Strip for Avx512 {
         // SAFETY: the processor has it, and the caller has made sure of the rest.
         unsafe { _mm512_storeu_ps(numbers, self.0) };
     }
+}
+
+impl Strip for Avx512 {
+    type Eight = __m256;
 
     #[inline(always)]
     fn where_bits(self, bits: u16, other: f32) -> Self {
@@ -207,7 +182,7 @@ impl Lanes for Avx2 {
     }
 }
 
-impl Strip for Avx2 {
+impl Load for Avx2 {
     #[inline(always)]
     unsafe fn load(numbers: *const f32) -> Self {
         // SAFETY: the processor has it, and the caller has made sure of the rest.
@@ -217,7 +192,12 @@ impl Strip for Avx2 {
     #[inline(always)]
     unsafe fn load_half(numbers: *const u16) -> Self {
         // SAFETY: the processor has it, and the caller has made sure of the rest.
-        unsafe { Self(numbers.eight(0), numbers.eight(8)) }
+        unsafe {
+            Self(
+                __m256::load_half(numbers),
+                __m256::load_half(numbers.add(8)),
+            )
+        }
     }
 
     #[inline(always)]
@@ -228,6 +208,10 @@ impl Strip for Avx2 {
             _mm256_storeu_ps(numbers.add(8), self.1);
         }
     }
+}
+
+impl Strip for Avx2 {
+    type Eight = __m256;
 
     #[inline(always)]
     fn where_bits(self, bits: u16, other: f32) -> Self {
@@ -307,98 +291,64 @@ unsafe fn totals([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
     totals
 }
 
-/// The sum over a strip of numbers, added as [`Strip::totals`] does.
-#[inline(always)]
-pub(super) fn in_order<T>(number: impl Fn(usize) -> T, add: impl Fn(T, T) -> T) -> T {
-    let two = |at| add(number(at), number(at + 8));
-    let eight = |at| add(add(two(at), two(at + 2)), add(two(at + 1), two(at + 3)));
-    add(eight(0), eight(4))
-}
-
-/// What numbers can be read from.
-pub(super) trait Numbers: Copy {
-    /// # Safety
-    /// There are so many numbers from this one on.
-    unsafe fn strip<S: Strip>(self, at: usize) -> S;
-    /// # Safety
-    /// There are eight numbers from this one on.
-    unsafe fn eight(self, at: usize) -> __m256;
-}
-
-impl Numbers for *const f32 {
+impl Load for __m256 {
     #[inline(always)]
-    unsafe fn strip<S: Strip>(self, at: usize) -> S {
+    unsafe fn load(numbers: *const f32) -> Self {
         // SAFETY: the processor has it, and the caller has made sure of the rest.
-        unsafe { S::load(self.add(at)) }
+        unsafe { _mm256_loadu_ps(numbers) }
     }
 
     #[inline(always)]
-    unsafe fn eight(self, at: usize) -> __m256 {
+    unsafe fn load_half(numbers: *const u16) -> Self {
         // SAFETY: the processor has it, and the caller has made sure of the rest.
-        unsafe { _mm256_loadu_ps(self.add(at)) }
-    }
-}
-
-/// Numbers in half precision.
-impl Numbers for *const u16 {
-    #[inline(always)]
-    unsafe fn strip<S: Strip>(self, at: usize) -> S {
-        // SAFETY: the processor has it, and the caller has made sure of the rest.
-        unsafe { S::load_half(self.add(at)) }
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(numbers.cast())) }
     }
 
     #[inline(always)]
-    unsafe fn eight(self, at: usize) -> __m256 {
+    unsafe fn store(self, numbers: *mut f32) {
         // SAFETY: the processor has it, and the caller has made sure of the rest.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(self.add(at).cast())) }
+        unsafe { _mm256_storeu_ps(numbers, self) };
     }
 }
 
-/// Puts eight of the numbers of each of eight cells into strips, the same number of all cells beside
-/// each other.
-///
-/// # Safety
-/// There are eight numbers from `at` on of each, and room for them in `strips`, of which there are eight.
-#[inline(always)]
-pub(super) unsafe fn turn<C: Numbers>(cells: [C; 8], at: usize, strips: *mut f32) {
-    // SAFETY: the processor has it, and the caller has made sure of the rest.
-    unsafe {
-        let a = cells.map(|cell| cell.eight(at));
-        let b = [
-            _mm256_unpacklo_ps(a[0], a[1]),
-            _mm256_unpackhi_ps(a[0], a[1]),
-            _mm256_unpacklo_ps(a[2], a[3]),
-            _mm256_unpackhi_ps(a[2], a[3]),
-            _mm256_unpacklo_ps(a[4], a[5]),
-            _mm256_unpackhi_ps(a[4], a[5]),
-            _mm256_unpacklo_ps(a[6], a[7]),
-            _mm256_unpackhi_ps(a[6], a[7]),
-        ];
-        let c = [
-            _mm256_shuffle_ps::<0x44>(b[0], b[2]),
-            _mm256_shuffle_ps::<0xEE>(b[0], b[2]),
-            _mm256_shuffle_ps::<0x44>(b[1], b[3]),
-            _mm256_shuffle_ps::<0xEE>(b[1], b[3]),
-            _mm256_shuffle_ps::<0x44>(b[4], b[6]),
-            _mm256_shuffle_ps::<0xEE>(b[4], b[6]),
-            _mm256_shuffle_ps::<0x44>(b[5], b[7]),
-            _mm256_shuffle_ps::<0xEE>(b[5], b[7]),
-        ];
-        for row in 0..4 {
-            let low = _mm256_permute2f128_ps::<0x20>(c[row], c[row + 4]);
-            let high = _mm256_permute2f128_ps::<0x31>(c[row], c[row + 4]);
-            _mm256_storeu_ps(strips.add(row * STRIP), low);
-            _mm256_storeu_ps(strips.add((row + 4) * STRIP), high);
+impl Eight for __m256 {
+    #[inline(always)]
+    fn turn(a: [Self; 8]) -> [Self; 8] {
+        // SAFETY: the processor has it, and the caller has made sure of the rest.
+        unsafe {
+            let b = [
+                _mm256_unpacklo_ps(a[0], a[1]),
+                _mm256_unpackhi_ps(a[0], a[1]),
+                _mm256_unpacklo_ps(a[2], a[3]),
+                _mm256_unpackhi_ps(a[2], a[3]),
+                _mm256_unpacklo_ps(a[4], a[5]),
+                _mm256_unpackhi_ps(a[4], a[5]),
+                _mm256_unpacklo_ps(a[6], a[7]),
+                _mm256_unpackhi_ps(a[6], a[7]),
+            ];
+            let c = [
+                _mm256_shuffle_ps::<0x44>(b[0], b[2]),
+                _mm256_shuffle_ps::<0xEE>(b[0], b[2]),
+                _mm256_shuffle_ps::<0x44>(b[1], b[3]),
+                _mm256_shuffle_ps::<0xEE>(b[1], b[3]),
+                _mm256_shuffle_ps::<0x44>(b[4], b[6]),
+                _mm256_shuffle_ps::<0xEE>(b[4], b[6]),
+                _mm256_shuffle_ps::<0x44>(b[5], b[7]),
+                _mm256_shuffle_ps::<0xEE>(b[5], b[7]),
+            ];
+            let mut turned = [_mm256_setzero_ps(); 8];
+            for row in 0..4 {
+                turned[row] = _mm256_permute2f128_ps::<0x20>(c[row], c[row + 4]);
+                turned[row + 4] = _mm256_permute2f128_ps::<0x31>(c[row], c[row + 4]);
+            }
+            turned
         }
     }
 }
 
-/// Has some bytes come nearer.
+/// Has what is at an address come nearer.
 #[inline(always)]
-pub(super) fn prefetch(bytes: *const u8, n_bytes: usize) {
-    const LINE: usize = 64;
-    for at in (0..n_bytes).step_by(LINE) {
-        // SAFETY: no address is wrong for this.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.wrapping_add(at).cast()) };
-    }
+pub(super) fn prefetch(address: *const u8) {
+    // SAFETY: no address is wrong for this.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
 }
