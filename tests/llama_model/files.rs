@@ -270,6 +270,7 @@ fn what_llama_cpp_refuses_is_told_with_its_reason() {
     let unknown = tiny_model().set("general.architecture", Value::Text("martian".to_owned()));
     let unknown = unknown
         .set("martian.block_count", Value::U32(1))
+        .set("martian.attention.head_count", Value::U32(1))
         .set("martian.embedding_length", Value::U32(8));
     for (gguf, expected) in [(lacking, "output_norm.weight"), (unknown, "martian")] {
         let path = folder.write("refused.gguf", &gguf.bytes());

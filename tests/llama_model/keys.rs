@@ -31,7 +31,7 @@ fn learned_positions_are_counted() {
 }
 
 /// The good file as a gpt2 of as many learned positions.
-fn gpt2(n_positions: u64) -> Gguf {
+pub fn gpt2(n_positions: u64) -> Gguf {
     let mut gguf = tiny_model();
     for (key, _) in &mut gguf.keys {
         if let Some(rest) = key.strip_prefix("llama.") {

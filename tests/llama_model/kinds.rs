@@ -23,7 +23,7 @@ pub struct Kind {
     pub sharing: Sharing,
     /// Whether sequences have states, which each slot needs memory of its own for.
     pub has_states: bool,
-    gguf: fn() -> Gguf,
+    pub gguf: fn() -> Gguf,
 }
 
 pub const KINDS: [Kind; 5] = [

@@ -7,6 +7,8 @@ mod drafts;
 mod files;
 mod keys;
 mod kinds;
+mod mutants;
+mod mutate;
 mod running;
 mod seeds;
 mod sharing;

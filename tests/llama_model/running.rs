@@ -231,7 +231,7 @@ fn steady_steps_reuse_their_graph() {
     }
 }
 
-fn row(sequence: u64, slot: u16, token: i32, pos: u32, output: bool) -> Row {
+pub fn row(sequence: u64, slot: u16, token: i32, pos: u32, output: bool) -> Row {
     let (sequence, slot, token) = (SequenceId(sequence), SlotId(slot), Token(token));
     Row {
         sequence,
@@ -242,7 +242,7 @@ fn row(sequence: u64, slot: u16, token: i32, pos: u32, output: bool) -> Row {
     }
 }
 
-fn plan(emptied: &[u16], rows: &[Row]) -> Plan {
+pub fn plan(emptied: &[u16], rows: &[Row]) -> Plan {
     let emptied = emptied.iter().map(|&slot| CacheOp::Keep {
         slot: SlotId(slot),
         n_tokens: 0,

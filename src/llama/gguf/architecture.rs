@@ -171,6 +171,48 @@ const WHOLLY_ROTATED: &[&str] = &[
     "xverse",
 ];
 
+/// Layers of these may differ in their heads: their graphs ask each layer for its own.
+const HEADS_BY_LAYER: &[&str] = &[
+    "bailingmoe3",
+    "deci",
+    "dots3note",
+    "gemma4",
+    "glm5-next",
+    "granite",
+    "granite_swa",
+    "granitehybrid",
+    "granitemoe",
+    "graniteswitch",
+    "jamba",
+    "kimi-k3",
+    "kimi-linear",
+    "laguna",
+    "lfm2",
+    "lfm2moe",
+    "mimo2",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "openelm",
+    "plamo2",
+    "plamo3",
+    "spark2_5",
+    "step35",
+];
+
+/// These have no attention, and so no heads of it.
+const NO_HEADS: &[&str] = &["arwkv7", "mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7"];
+
+/// These rotate sections of each head by positions of several kinds, and divide by their number.
+const SECTIONS_NEEDED: &[&str] = &[
+    "paddleocr",
+    "qwen2vl",
+    "qwen35",
+    "qwen35moe",
+    "qwen3vl",
+    "qwen3vlmoe",
+    "qwen4exp",
+];
+
 /// The keys of one architecture.
 pub(super) struct Keys<'a> {
     pub(super) header: &'a Header,
@@ -306,6 +348,60 @@ impl Keys<'_> {
         }
     }
 
+    /// The layers have heads, and as many each where the architecture knows no others.
+    pub(super) fn check_heads_by_layer(
+        &self,
+        n_heads: &[u32],
+        n_kv: &[u32],
+    ) -> Result<(), Problem> {
+        if self.is_in(NO_HEADS) || self.is_in(HEADS_BY_LAYER) {
+            return Ok(());
+        }
+        for (key, numbers) in [
+            ("attention.head_count", n_heads),
+            ("attention.head_count_kv", n_kv),
+        ] {
+            let first = numbers.first().copied().unwrap_or(0);
+            if first == 0 {
+                return self.wrong(key, first, "at least 1");
+            }
+            let other = numbers.iter().zip(0..).find(|&(&n, _)| n != first);
+            if let Some((other, layer)) = other {
+                let expected = format!("{first} as in layer 0, not another in layer {layer}");
+                return self.wrong(key, other, expected);
+            }
+        }
+        Ok(())
+    }
+
+    /// The sections of a head that is rotated by several positions.
+    fn check_rope_sections(&self, rotated: u32) -> Result<(), Problem> {
+        const KEY: &str = "rope.dimension_sections";
+        let Some(sections) = self.header.integers(&self.name(KEY))? else {
+            return match self.is_in(SECTIONS_NEEDED) {
+                true => Err(Problem::MissingKey {
+                    key: self.name(KEY),
+                }),
+                false => Ok(()),
+            };
+        };
+        let sum = sections.iter().try_fold(0i64, |sum, &n| sum.checked_add(n));
+        let fits = sections.iter().all(|&n| n >= 0)
+            && sum.is_some_and(|sum| sum <= rotated.into())
+            && (!self.is_in(SECTIONS_NEEDED) || sections.iter().take(3).any(|&n| n > 0));
+        match fits {
+            true => Ok(()),
+            false => self.wrong(
+                KEY,
+                format!("{sections:?}"),
+                format!(
+                    "numbers from 0, not all of them 0, that add up to {rotated}, the rotated part \
+                     of a head, at most"
+                ),
+            ),
+        }
+    }
+
     /// Each head of keys and values is shared by as many others.
     pub(super) fn check_kv_heads(&self, n_heads: &[u32], n_kv: &[u32]) -> Result<(), Problem> {
         for (layer, (&n_heads, &n_kv)) in n_heads.iter().zip(n_kv).enumerate() {
@@ -327,6 +423,7 @@ impl Keys<'_> {
             return Ok(());
         }
         let rotated = self.number("rope.dimension_count")?.unwrap_or(full.key);
+        self.check_rope_sections(rotated)?;
         self.check_lengths("", full, rotated)?;
         let key = self.number("attention.key_length_swa")?;
         let value = self.number("attention.value_length_swa")?;

@@ -188,6 +188,7 @@ impl Header {
         let n_kv_heads = keys.per_layer("attention.head_count_kv", n_layers)?;
         let n_heads = n_heads.unwrap_or_default();
         let n_kv_heads = n_kv_heads.unwrap_or_else(|| n_heads.clone());
+        keys.check_heads_by_layer(&n_heads, &n_kv_heads)?;
         keys.check_kv_heads(&n_heads, &n_kv_heads)?;
         let first = n_heads.first().copied().unwrap_or(0);
         let head_length = n_embd / first.max(1);
@@ -261,6 +262,19 @@ impl Header {
         narrow
             .map(Some)
             .ok_or_else(|| value(key, number, "at most 2147483647"))
+    }
+
+    /// Integers, one of them or an array, if the key is there; of a long array the first.
+    pub(super) fn integers(&self, key: &str) -> Result<Option<Vec<i64>>, Problem> {
+        match self.values.get(key) {
+            None => Ok(None),
+            Some(Metadata::Integers(numbers)) => Ok(Some(numbers.clone())),
+            Some(Metadata::Signed(number)) => Ok(Some(vec![*number])),
+            Some(Metadata::Unsigned(number)) => {
+                Ok(Some(vec![i64::try_from(*number).unwrap_or(i64::MAX)]))
+            }
+            Some(other) => Err(value(key, format!("{other:?}"), "numbers")),
+        }
     }
 
     /// A number for each layer, written as one number or as an array.

@@ -11,6 +11,7 @@ mod error;
 mod header;
 mod source;
 mod tensors;
+mod types;
 mod vocabulary;
 
 pub use error::{GgufError, Problem};

@@ -4,9 +4,14 @@
 
 use super::error::{Problem, value};
 use super::source::Source;
+use super::types;
 
 const MAX_NAME_BYTES: u64 = 63;
 const MAX_DIMENSIONS: u64 = 4;
+
+/// ggml asserts that what it computes with lies on such a border.
+const MIN_ALIGNMENT: u64 = 32;
+const MAX_ALIGNMENT: u64 = 1 << 20;
 
 /// A tensor of a model file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,12 +32,9 @@ pub(super) fn read(
     n_tensors: u64,
     alignment: u64,
 ) -> Result<Vec<Tensor>, Problem> {
-    if !alignment.is_power_of_two() || alignment > 1 << 20 {
-        return Err(value(
-            "general.alignment",
-            alignment,
-            "a power of 2, at most 1048576",
-        ));
+    if !alignment.is_power_of_two() || !(MIN_ALIGNMENT..=MAX_ALIGNMENT).contains(&alignment) {
+        let expected = format!("a power of 2 from {MIN_ALIGNMENT} to {MAX_ALIGNMENT}");
+        return Err(value("general.alignment", alignment, expected));
     }
     let mut tensors = Vec::new();
     let mut end = 0u64;
@@ -101,6 +103,11 @@ fn read_tensor(source: &mut Source) -> Result<(Tensor, u64), Problem> {
     }
     let kind = source.u32(&what)?;
     let n_bytes = tensor_bytes(&what, kind, &shape)?;
+    if shape.contains(&0) {
+        let found = format!("{shape:?}");
+        return Err(value(&format!("shape of {what}"), found, "without a 0"));
+    }
+    types::check(&name, kind, shape.len())?;
     let offset = source.u64(&what)?;
     let tensor = Tensor {
         name,

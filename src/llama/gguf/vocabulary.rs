@@ -5,6 +5,7 @@
 //! Called while a model file's header is read; pure. Special tokens are checked in `model`, after the
 //! load.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// The key of the tokens' texts.
@@ -25,6 +26,14 @@ const KINDS: [&str; 7] = [
     "rwkv",
 ];
 
+/// Bytes of a token where the kind's tokenizer looks at each place of a text for tokens of every length up
+/// to the longest.
+const MAX_TOKEN_BYTES: usize = 256;
+
+/// Cubed bytes of all tokens together where the kind makes a table of all beginnings of all their ends:
+/// some seconds. Real vocabularies have a hundredth of it.
+const MAX_CUBED_BYTES: u64 = 1 << 32;
+
 /// What is wrong with a vocabulary.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum VocabularyProblem {
@@ -36,6 +45,20 @@ pub enum VocabularyProblem {
     Duplicate { index: usize, text: String },
     #[error("{TOKENS}: not every byte has a token, so some texts cannot be turned into tokens")]
     MissingBytes,
+    #[error(
+        "{TOKENS}: token {index} has {n_bytes} bytes, the limit of tokenizer.ggml.model = '{kind}' is \
+         {MAX_TOKEN_BYTES}"
+    )]
+    LongToken {
+        index: usize,
+        n_bytes: usize,
+        kind: String,
+    },
+    #[error(
+        "{TOKENS}: too long for tokenizer.ggml.model = 'plamo2': the cubed bytes of all tokens are \
+         {found}, the limit is {MAX_CUBED_BYTES}"
+    )]
+    LongTokens { found: u64 },
     /// llama.cpp asserts that no space reaches its merges, which this one lets through.
     #[error("tokenizer.ggml.pre = 'whitespace': this tokenizer is for embedding models")]
     Whitespace,
@@ -46,6 +69,10 @@ pub enum VocabularyProblem {
 pub(super) struct Tokens {
     n_tokens: usize,
     duplicate: Option<VocabularyProblem>,
+    /// Which token is the longest, and its bytes.
+    longest: (usize, usize),
+    /// The bytes of each, cubed, and all of them added.
+    cubed_bytes: u64,
     /// As `<0x0A>` or as itself.
     has_all_bytes: bool,
     /// As itself, or escaped as in Python.
@@ -54,9 +81,16 @@ pub(super) struct Tokens {
 
 impl Tokens {
     pub(super) fn read(tokens: &[Vec<u8>]) -> Self {
+        let lengths = tokens.iter().map(|token| c_string(token).len());
+        let cubed = |n_bytes: usize| (n_bytes as u64).saturating_pow(3);
         Self {
             n_tokens: tokens.len(),
             duplicate: duplicate(tokens),
+            cubed_bytes: lengths.clone().map(cubed).fold(0, u64::saturating_add),
+            longest: (0..)
+                .zip(lengths)
+                .max_by_key(|&(_, n_bytes)| n_bytes)
+                .unwrap_or_default(),
             has_all_bytes: has_all_bytes(tokens, plain_byte),
             has_all_escaped_bytes: has_all_bytes(tokens, escaped_byte),
         }
@@ -84,6 +118,19 @@ impl Tokens {
         if !has_all_bytes {
             return Err(VocabularyProblem::MissingBytes);
         }
+        let (index, n_bytes) = self.longest;
+        if kind == "bert" && n_bytes > MAX_TOKEN_BYTES {
+            let kind = kind.to_owned();
+            return Err(VocabularyProblem::LongToken {
+                index,
+                n_bytes,
+                kind,
+            });
+        }
+        if kind == "plamo2" && self.cubed_bytes > MAX_CUBED_BYTES {
+            let found = self.cubed_bytes;
+            return Err(VocabularyProblem::LongTokens { found });
+        }
         if pre_tokenizer == "whitespace" {
             return Err(VocabularyProblem::Whitespace);
         }
@@ -91,20 +138,24 @@ impl Tokens {
     }
 }
 
-/// llama.cpp asserts that no two tokens have the same text.
+/// llama.cpp asserts that no two tokens have the same text, once it has named the empty ones.
 fn duplicate(tokens: &[Vec<u8>]) -> Option<VocabularyProblem> {
     let mut seen = HashSet::with_capacity(tokens.len());
     for (index, token) in tokens.iter().enumerate() {
-        let token = c_string(token);
-        if !token.is_empty() && !seen.insert(token) {
-            let text = String::from_utf8_lossy(token).into_owned();
+        let token = match c_string(token) {
+            b"" => Cow::Owned(format!("[EMPTY_{index}]").into_bytes()),
+            text => Cow::Borrowed(text),
+        };
+        if seen.contains(&token) {
+            let text = String::from_utf8_lossy(&token).into_owned();
             return Some(VocabularyProblem::Duplicate { index, text });
         }
+        seen.insert(token);
     }
     None
 }
 
-/// llama.cpp reads C strings, and gives empty ones a text of their own.
+/// llama.cpp reads C strings.
 fn c_string(token: &[u8]) -> &[u8] {
     token.split(|&byte| byte == 0).next().unwrap_or_default()
 }
