@@ -78,10 +78,13 @@ enum LoadError {
     #[error(transparent)]
     Fit(#[from] fit::Short),
     #[error(
-        "n_ctx = {n_ctx} tokens of KV cache and attention need {needed} bytes: {available} bytes of memory are available"
+        "n_ctx = {n_ctx} tokens, {n_cells} cells of KV cache in {n_parts} parts (one if 'kv_unified', else one \
+         for each slot), and attention need {needed} bytes: {available} bytes of memory are available"
     )]
     KvCache {
         n_ctx: u32,
+        n_cells: u64,
+        n_parts: u32,
         needed: u64,
         available: u64,
     },
@@ -173,6 +176,9 @@ pub(crate) fn unload(model: triton::Model) -> Result<(), Error> {
 /// Checks that an instance has an engine to send its requests to.
 pub(crate) fn attach(instance: Instance) -> Result<(), Error> {
     let served = instance.model()?.state::<ServedModel>()?;
+    if instance.is_passive()? {
+        return Ok(());
+    }
     served.engine(instance.kind()?)?;
     instance.set_state(Attached::new(instance))?;
     // Triton adds instances to a loaded model where only `instance_group` has changed.

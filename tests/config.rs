@@ -802,7 +802,56 @@ fn group(kind: InstanceKind, count: u32, gpus: &[u32]) -> InstanceGroup {
         kind,
         count,
         gpus: gpus.to_vec(),
+        passive: false,
     }
+}
+
+/// A group that Triton gives no requests to.
+fn passive(kind: InstanceKind, count: u32) -> InstanceGroup {
+    InstanceGroup {
+        passive: true,
+        ..group(kind, count, &[])
+    }
+}
+
+#[test]
+fn a_group_takes_requests() {
+    let mut config = with_parameters(&[]);
+    config["instance_group"] = json!([{"kind": "KIND_CPU", "passive": true}, {"passive": true}]);
+    let error = "instance_group has only groups with 'passive: true', to which Triton gives no requests: \
+                 leave 'passive' out of one";
+    assert_eq!(read(&config), Err(error.to_owned()));
+}
+
+#[test]
+fn every_slot_has_tokens() {
+    let check = |written: &[(&str, &str)], n_instances, expected: Result<usize, &str>| {
+        let config = with_groups(&[group(InstanceKind::Cpu, n_instances, &[])], written);
+        let placed = placement(&config, None).map_err(|error| error.to_string());
+        let n_slots = placed.map(|placed| placed[0].n_slots);
+        assert_eq!(n_slots, expected.map_err(str::to_owned), "{written:?}");
+    };
+    check(&[], 2, Ok(32));
+    check(&[("n_ctx", "2")], 1, Ok(1));
+    check(&[("n_ctx", "11")], 1, Ok(5));
+    check(&[("n_ctx", "32")], 1, Ok(16));
+    check(&[("n_ctx", "11")], 2, Ok(4));
+    check(&[("n_ctx", "11"), ("kv_unified", "false")], 1, Ok(5));
+    check(&[("n_ctx", "16"), ("n_parallel", "16")], 1, Ok(16));
+    let error = "config parameter 'n_ctx' = 15: must be 0 (automatic) or at least 16, 1 for each of the slots \
+                 (n_parallel = 16 x 1 instances)";
+    check(&[("n_ctx", "15"), ("n_parallel", "16")], 1, Err(error));
+    let error = "config parameter 'n_ctx' = 31: must be 0 (automatic) or at least 32, 2 for each of the slots \
+                 (n_parallel = 8 x 2 instances)";
+    let split = [
+        ("n_ctx", "31"),
+        ("n_parallel", "8"),
+        ("kv_unified", "false"),
+    ];
+    check(&split, 2, Err(error));
+    let error = "config parameter 'n_ctx' = 2: must be 0 (automatic) or at least 3, 1 for each of the slots \
+                 (n_parallel = 1 x 3 instances)";
+    check(&[("n_ctx", "2")], 3, Err(error));
 }
 
 fn gpu(index: u32) -> Gpu {
@@ -819,7 +868,7 @@ fn with_groups(groups: &[InstanceGroup], parameters: &[(&str, &str)]) -> ModelCo
     let mut config = with_parameters(parameters);
     config["instance_group"] = groups
         .iter()
-        .map(|g| json!({"kind": g.kind.as_str(), "count": g.count, "gpus": g.gpus}))
+        .map(|g| json!({"kind": g.kind.as_str(), "count": g.count, "gpus": g.gpus, "passive": g.passive}))
         .collect();
     read(&config).expect("every group is valid")
 }
@@ -897,6 +946,12 @@ fn instances_are_counted_and_placed() {
             2,
             Ok(vec![cpu(2)]),
             vec![(Model, 1, vec![0, 1]), cpu(1)],
+        ),
+        (
+            vec![passive(Kind::Gpu, 3), group(Kind::Cpu, 1, &[])],
+            1,
+            Ok(vec![cpu(1)]),
+            vec![cpu(1)],
         ),
     ];
     for (groups, n_instances, without, with) in cases {

@@ -63,6 +63,11 @@ pub enum ConfigError {
         count: i64,
     },
     #[error(
+        "instance_group has only groups with 'passive: true', to which Triton gives no requests: leave \
+         'passive' out of one"
+    )]
+    AllPassive,
+    #[error(
         "instance_group[{group}] names GPU {number} in 'gpus': must be between 0 and {}",
         i32::MAX
     )]
@@ -111,6 +116,18 @@ pub enum ConfigError {
     BatchBelowSlots {
         n_batch: u32,
         n_slots: usize,
+        n_parallel: u32,
+        n_instances: usize,
+    },
+    #[error(
+        "config parameter 'n_ctx' = {n_ctx}: must be 0 (automatic) or at least {limit}, {n_tokens} for \
+         each of the slots (n_parallel = {n_parallel} x {n_instances} instances)"
+    )]
+    ContextBelowSlots {
+        n_ctx: u32,
+        limit: u32,
+        /// Tokens that a slot needs.
+        n_tokens: u32,
         n_parallel: u32,
         n_instances: usize,
     },

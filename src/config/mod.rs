@@ -40,7 +40,7 @@ pub struct ModelConfig {
     pub decoupled: bool,
     /// As Triton resolved them; may be empty only where Triton has not done so.
     pub instance_groups: Vec<InstanceGroup>,
-    /// Instances that Triton creates, over all groups and devices; at least 1.
+    /// Instances that Triton gives requests to, over all groups and devices; at least 1.
     pub n_instances: usize,
     pub parameters: Parameters,
 }

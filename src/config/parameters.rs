@@ -16,6 +16,9 @@ use super::{ConfigError, MAX_SLOTS};
 /// Slots of an instance where the configuration leaves it to us.
 const AUTOMATIC_N_PARALLEL: u32 = 16;
 
+/// A prompt of one token, and its answer.
+const MIN_SLOT_TOKENS: u32 = 2;
+
 /// What the configuration's parameters say, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
@@ -293,11 +296,15 @@ impl Parameters {
         Ok(())
     }
 
-    /// The slots of so many instances, checked against llama.cpp's limit and the step's size.
+    /// The slots of so many instances, checked against llama.cpp's limit, the step's size and the context.
     pub(crate) fn n_slots(&self, n_instances: usize) -> Result<usize, ConfigError> {
-        let n_parallel = match self.n_parallel {
-            0 => AUTOMATIC_N_PARALLEL,
-            n_parallel => n_parallel,
+        let n_parallel = match (self.n_parallel, self.n_ctx) {
+            (0, 0) => AUTOMATIC_N_PARALLEL,
+            (0, n_ctx) => {
+                let most = n_ctx / MIN_SLOT_TOKENS / n_instances.max(1) as u32;
+                most.clamp(1, AUTOMATIC_N_PARALLEL)
+            }
+            (n_parallel, _) => n_parallel,
         };
         let n_slots = n_instances.saturating_mul(n_parallel as usize);
         if n_slots > MAX_SLOTS {
@@ -312,6 +319,20 @@ impl Parameters {
             return Err(ConfigError::BatchBelowSlots {
                 n_batch: self.n_batch,
                 n_slots,
+                n_parallel,
+                n_instances,
+            });
+        }
+        let n_tokens = match self.kv_unified {
+            true => 1,
+            false => MIN_SLOT_TOKENS,
+        };
+        let limit = n_slots as u32 * n_tokens;
+        if self.n_ctx != 0 && self.n_ctx < limit {
+            return Err(ConfigError::ContextBelowSlots {
+                n_ctx: self.n_ctx,
+                limit,
+                n_tokens,
                 n_parallel,
                 n_instances,
             });

@@ -78,7 +78,8 @@ pub fn placement(
     };
     check_kinds(&config.parameters, groups)?;
     let mut placements: Vec<Placement> = Vec::new();
-    for (index, group) in groups.iter().enumerate() {
+    let active = groups.iter().enumerate();
+    for (index, group) in active.filter(|(_, group)| !group.passive) {
         for mut placed in there.place(index, group, &config.parameters)? {
             placed.n_instances = group.n_per_device();
             match placements.iter_mut().find(|p| p.place == placed.place) {
@@ -96,7 +97,8 @@ pub fn placement(
 
 /// The parameters that choose devices are for those groups that leave the choice to them.
 fn check_kinds(parameters: &Parameters, groups: &[InstanceGroup]) -> Result<(), ConfigError> {
-    let kinds = || groups.iter().map(|group| group.kind);
+    let active = || groups.iter().filter(|group| !group.passive);
+    let kinds = || active().map(|group| group.kind);
     if kinds().any(|kind| kind == InstanceKind::Model) {
         return Ok(());
     }

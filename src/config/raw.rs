@@ -56,6 +56,7 @@ struct RawGroup {
     kind: InstanceKind,
     count: Int64,
     gpus: Vec<Int64>,
+    passive: bool,
 }
 
 /// A group of instances that share a kind of device.
@@ -66,6 +67,8 @@ pub struct InstanceGroup {
     pub count: u32,
     /// Device numbers, for KIND_GPU.
     pub gpus: Vec<u32>,
+    /// Whether Triton makes these instances but gives them no requests.
+    pub passive: bool,
 }
 
 /// Where a group's instances run.
@@ -89,10 +92,16 @@ impl RawConfig {
         Ok(raw)
     }
 
-    /// The groups of instances, their numbers checked.
+    /// The groups of instances, their numbers checked; one of them takes requests.
     pub(crate) fn instance_groups(&self) -> Result<Vec<InstanceGroup>, ConfigError> {
         let groups = self.instance_group.iter().enumerate();
-        groups.map(|(index, group)| group.checked(index)).collect()
+        let checked = groups.map(|(index, group)| group.checked(index));
+        let groups: Vec<InstanceGroup> = checked.collect::<Result<_, _>>()?;
+        match !groups.is_empty() && groups.iter().all(|group| group.passive) {
+            // Triton's scheduler ends the process at the first request.
+            true => Err(ConfigError::AllPassive),
+            false => Ok(groups),
+        }
     }
 
     /// Refuses schedulers that would hold requests back or split them.
@@ -147,14 +156,16 @@ impl RawGroup {
                 count: self.count.0,
             })?,
             gpus: self.gpus.iter().map(gpu).collect::<Result<_, _>>()?,
+            passive: self.passive,
         })
     }
 }
 
-/// Instances that Triton creates: each group's count, on each of its GPUs.
+/// Instances that Triton gives requests to: each group's count, on each of its GPUs.
 pub(crate) fn n_instances(groups: &[InstanceGroup]) -> usize {
     let n_instances: usize = groups
         .iter()
+        .filter(|group| !group.passive)
         .map(|group| group.n_per_device() * group.gpus.len().max(1))
         .sum();
     n_instances.max(1)

@@ -19,6 +19,9 @@ use super::{CacheType, backend};
 /// Making a context may write to the model, so it is done one at a time.
 static NEW_CONTEXT: Mutex<()> = Mutex::new(());
 
+/// llama.cpp makes KV caches, and each part of a split one, of multiples of this many cells.
+const CELLS_STEP: u64 = 256;
+
 /// When to compute attention the fused way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum FlashAttention {
@@ -98,6 +101,13 @@ pub enum ContextError {
     WarmUp(RunError),
 }
 
+/// The cells that a cache has which is to have `n_cells` in so many equal parts.
+pub fn cells_made(n_cells: u64, n_parts: u64) -> u64 {
+    let n_cells = n_cells.next_multiple_of(CELLS_STEP);
+    let n_part_cells = n_cells / n_parts.max(1);
+    n_part_cells.next_multiple_of(CELLS_STEP) * n_parts.max(1)
+}
+
 /// Makes a context whose batches may name `n_sequences` sequences.
 pub(super) fn new_context(
     model: &'static LlamaModel,
@@ -112,10 +122,13 @@ pub(super) fn new_context(
         FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
         FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
     };
-    // llama.cpp asserts that a batch has an output for each sequence that it may name.
+    // llama.cpp asserts that a batch has an output for each sequence that it may name. It cuts the batch
+    // to the cells asked for, before it rounds them up.
     let n_batch = params.n_batch.max(n_sequences);
+    let n_parts = if params.kv_unified { 1 } else { n_sequences };
+    let n_cells = cells_made(params.n_cells as u64, n_parts as u64);
     let llama_params = LlamaContextParams::default()
-        .with_n_ctx(NonZeroU32::new(params.n_cells as u32))
+        .with_n_ctx(NonZeroU32::new(u32::try_from(n_cells).unwrap_or(u32::MAX)))
         .with_n_batch(n_batch as u32)
         .with_n_ubatch(params.n_ubatch.min(params.n_batch) as u32)
         .with_n_seq_max(n_sequences as u32)

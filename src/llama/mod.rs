@@ -47,7 +47,7 @@ pub mod trial;
 
 pub use attention::computes_heads;
 pub use backend::{NoModule, has_gpu, init};
-pub use context::{ContextError, ContextParams, FlashAttention};
+pub use context::{ContextError, ContextParams, FlashAttention, cells_made};
 pub use draft_model::{DraftModel, DraftModelError};
 pub use gguf::{GgufError, ModelFile, Problem, Tensor, VocabularyProblem};
 pub use load::LoadParams;

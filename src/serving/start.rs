@@ -330,7 +330,9 @@ impl EnginePlan<'_> {
             let cell: u64 = files()
                 .map(|file| file.kv_bytes_per_cell(type_k, type_v))
                 .sum();
-            return vec![(None, in_files + cell * u64::from(n_cells))];
+            let n_parts = self.n_parts(self.placement.n_slots);
+            let n_cells = llama::cells_made(n_cells.into(), n_parts.into());
+            return vec![(None, in_files + cell * n_cells)];
         };
         let on_gpus: u64 = plan.shares.iter().map(|share| share.weights).sum();
         let host = in_files.saturating_sub(on_gpus) + plan.host_cache;
@@ -395,6 +397,20 @@ impl EnginePlan<'_> {
         }
         let available = memory::available_bytes();
         let max_positions = weights.file().max_positions;
+        let fits = |n_ctx| {
+            let n_cells = llama::cells_made(u64::from(n_ctx), u64::from(n_parts));
+            let needed = cell_bytes.saturating_mul(n_cells);
+            match available {
+                Some(available) if needed > available => Err(LoadError::KvCache {
+                    n_ctx,
+                    n_cells,
+                    n_parts,
+                    needed,
+                    available,
+                }),
+                _ => Ok(n_ctx),
+            }
+        };
         if parameters.n_ctx == 0 {
             // Half of what is free: the rest is for computing, and for other models.
             let affordable = available.map_or(u64::MAX, |bytes| {
@@ -407,18 +423,10 @@ impl EnginePlan<'_> {
                     self.config.name
                 );
             }
-            return Ok(n_ctx.saturating_mul(n_parts));
+            return fits(n_ctx.saturating_mul(n_parts));
         }
         check_positions(parameters.n_ctx / n_parts, max_positions)?;
-        let needed = cell_bytes.saturating_mul(u64::from(parameters.n_ctx));
-        match available {
-            Some(available) if needed > available => Err(LoadError::KvCache {
-                n_ctx: parameters.n_ctx,
-                needed,
-                available,
-            }),
-            _ => Ok(parameters.n_ctx),
-        }
+        fits(parameters.n_ctx)
     }
 
     fn context_params(

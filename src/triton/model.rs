@@ -346,6 +346,19 @@ impl Instance {
         }
     }
 
+    /// Whether Triton will give it no requests.
+    pub(crate) fn is_passive(self) -> Result<bool, Error> {
+        let mut is_passive = false;
+        // SAFETY: the handle is valid and the flag may be written.
+        unsafe {
+            call!(TRITONBACKEND_ModelInstanceIsPassive(
+                self.0.as_ptr(),
+                &mut is_passive
+            ))
+        }?;
+        Ok(is_passive)
+    }
+
     fn device_id(self) -> Result<u32, Error> {
         let mut id = 0;
         // SAFETY: the handle is valid and `id` may be written.

@@ -63,6 +63,10 @@ BAD_CONFIGS = {
     "n_ctx is empty": (parameter("n_ctx", ""), ["n_ctx"]),
     "n_parallel is negative": (parameter("n_parallel", "-1"), ["n_parallel", "-1", "256"]),
     "n_parallel 257": (parameter("n_parallel", "257"), ["n_parallel", "257", "256"]),
+    "n_ctx below n_parallel": (
+        parameter("n_ctx", "15") + parameter("n_parallel", "16"),
+        ["n_ctx", "15", "at least 16", "n_parallel = 16"],
+    ),
     "n_batch 0": (parameter("n_batch", "0"), ["n_batch"]),
     "n_batch below n_parallel": (parameter("n_batch", "8"), ["n_batch", "8", "16"]),
     "n_ubatch above n_batch": (
@@ -128,6 +132,7 @@ BAD_CONFIGS = {
     "unknown output": (declared('name: "logits"', direction="output"), ["logits", "text_output"]),
     "output type": (declared('name: "text_output"', "TYPE_FP32", direction="output"), ["text_output", "TYPE_FP32"]),
     "sequence batching": ("sequence_batching { }", ["sequence_batching"]),
+    "passive instances alone": ("instance_group [ { kind: KIND_CPU passive: true } ]", ["instance_group", "passive"]),
     "too many instances": ("instance_group [ { count: 100 kind: KIND_CPU } ]", ["100", "256"]),
 }
 
@@ -185,6 +190,8 @@ GOOD_CONFIGS = {
     + parameter("gpu_layers", "all")
     + parameter("n_cpu_moe", "4")
     + parameter("override_tensor", "ffn_(up|down)=CPU"),
+    "a passive group beside another": "instance_group [ { kind: KIND_CPU passive: true }, { kind: KIND_CPU } ]",
+    "n_ctx 200": parameter("n_ctx", "200"),
     "two groups": "instance_group [ { kind: KIND_CPU count: 2 }, { kind: KIND_CPU count: 1 } ]",
     "warm-up with zeros": 'model_warmup [ { name: "zero" batch_size: 0 inputs { key: "text_input"'
     " value: { data_type: TYPE_STRING dims: [ 1 ] zero_data: true } } } ]",

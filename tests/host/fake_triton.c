@@ -89,6 +89,7 @@ struct TRITONBACKEND_ModelInstance {
   TRITONBACKEND_Model *model;
   TRITONSERVER_InstanceGroupKind instance_kind;
   int32_t device_id;
+  bool is_passive;
   void *state;
 };
 
@@ -554,6 +555,13 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceKind(TRITONBACKEND_ModelInstance 
   LEAVE;
 }
 
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceIsPassive(TRITONBACKEND_ModelInstance *instance,
+                                                         bool *is_passive) {
+  ENTER(TRITONBACKEND_ModelInstanceIsPassive, instance, KIND_INSTANCE);
+  *is_passive = instance->is_passive;
+  LEAVE;
+}
+
 TRITONSERVER_Error *TRITONBACKEND_ModelInstanceModel(TRITONBACKEND_ModelInstance *instance,
                                                      TRITONBACKEND_Model **model) {
   ENTER(TRITONBACKEND_ModelInstanceModel, instance, KIND_INSTANCE);
@@ -898,12 +906,14 @@ const char *fake_model_memory(TRITONBACKEND_Model *model) { return model->memory
 
 bool fake_model_was_set(TRITONBACKEND_Model *model) { return model->config_was_set; }
 
-TRITONBACKEND_ModelInstance *fake_instance(TRITONBACKEND_Model *model, int kind, int device_id) {
+TRITONBACKEND_ModelInstance *fake_instance(TRITONBACKEND_Model *model, int kind, int device_id,
+                                           bool is_passive) {
   pthread_mutex_lock(&lock);
   TRITONBACKEND_ModelInstance *instance = begin(KIND_INSTANCE, sizeof *instance);
   instance->model = model;
   instance->instance_kind = (TRITONSERVER_InstanceGroupKind)kind;
   instance->device_id = device_id;
+  instance->is_passive = is_passive;
   pthread_mutex_unlock(&lock);
   return instance;
 }

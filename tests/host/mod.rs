@@ -71,7 +71,7 @@ functions!(Fake {
     fake_model_ready(Ptr, bool);
     fake_model_was_set(Ptr) -> bool;
     fake_model_memory(Ptr) -> *const c_char;
-    fake_instance(Ptr, c_int, c_int) -> Ptr;
+    fake_instance(Ptr, c_int, c_int, bool) -> Ptr;
     fake_end(Ptr);
     fake_request(*const c_char) -> Ptr;
     fake_input(Ptr, *const c_char, c_int, c_int, u64, *const c_char, u64);
@@ -320,7 +320,7 @@ impl Server {
                 json.as_ptr(),
                 config.auto_complete,
             );
-            let instance = (fake.fake_instance)(model, config.kind, 0);
+            let instance = (fake.fake_instance)(model, config.kind, 0, config.is_passive);
             let served = Served {
                 server: self,
                 model,
@@ -355,7 +355,11 @@ pub struct Config {
     pub auto_complete: bool,
     /// Of the one instance; the configuration's group has it, too.
     pub kind: c_int,
+    /// Whether Triton gives that instance no requests.
+    pub is_passive: bool,
     pub parameters: Vec<(&'static str, String)>,
+    /// Fields of the configuration in place of those above.
+    pub fields: Vec<(&'static str, Value)>,
 }
 
 impl Default for Config {
@@ -373,7 +377,9 @@ impl Default for Config {
             max_batch_size: 0,
             auto_complete: true,
             kind: KIND_CPU,
+            is_passive: false,
             parameters: parameters.into(),
+            fields: Vec::new(),
         }
     }
 }
@@ -383,6 +389,12 @@ impl Config {
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.parameters.retain(|(known, _)| *known != name);
         self.parameters.push((name, value.into()));
+        self
+    }
+
+    /// Sets a field other than a parameter.
+    pub fn field(mut self, name: &'static str, value: Value) -> Self {
+        self.fields.push((name, value));
         self
     }
 
@@ -404,7 +416,7 @@ impl Config {
                 )
             })
             .collect();
-        serde_json::json!({
+        let mut json = serde_json::json!({
             "name": self.name,
             "backend": "llm",
             "max_batch_size": self.max_batch_size,
@@ -412,8 +424,11 @@ impl Config {
             "output": [],
             "instance_group": [{ "name": self.name, "kind": kind, "count": 1, "gpus": [] }],
             "parameters": parameters,
-        })
-        .to_string()
+        });
+        for (field, value) in &self.fields {
+            json[*field] = value.clone();
+        }
+        json.to_string()
     }
 }
 
@@ -448,7 +463,7 @@ impl<'a> Served<'a> {
             let ended = (exports.TRITONBACKEND_ModelInstanceFinalize)(self.instance);
             self.server.take(ended).expect("the instance ends");
             (fake.fake_end)(self.instance);
-            self.instance = (fake.fake_instance)(self.model, KIND_CPU, 0);
+            self.instance = (fake.fake_instance)(self.model, KIND_CPU, 0, false);
             let made = (exports.TRITONBACKEND_ModelInstanceInitialize)(self.instance);
             self.server.take(made).expect("the instance starts");
         }
