@@ -7,12 +7,15 @@
 //!
 //! The worker pushes text into a request's [`Outbox`] and never waits; the
 //! delivery thread uses the [`Wire`], unless a request is given up without an
-//! end. Knows nothing of tokens, llama.cpp or how Triton is called.
+//! end. While the server stops, it also looks for clients that are gone: the
+//! front end does not outlive the last of them for as long as a step may take.
+//! Knows nothing of tokens, llama.cpp or how Triton is called.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::ptr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -27,6 +30,10 @@ const STREAM_GAP: Duration = Duration::from_millis(1);
 const RATE: f64 = 5_000.0;
 /// Responses that may follow each other at once after a quiet time.
 const BURST: f64 = 8.0;
+
+/// How often it is looked for a stop while requests are open, and how often for
+/// clients that are gone while the server stops.
+const WATCH: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(1));
 
 /// One request's way back to its client: Triton's, or a test's.
 ///
@@ -56,6 +63,9 @@ impl Wire for Responder {
 
 /// What a client is told whose request was dropped without an end.
 const GIVEN_UP: &str = "the engine gave this request up: see the server's log";
+
+/// What nobody reads any more.
+const GONE: &str = "the client was gone when the server stopped";
 
 /// How a request ends.
 #[derive(Debug)]
@@ -93,6 +103,7 @@ impl Pending {
     /// The error that ends the stream as a chunk, once, for a client that reads chunks already.
     fn error_chunk(&mut self) -> Option<String> {
         match &self.end {
+            Some(End::Fail(error)) if error.code == Code::Cancelled => None,
             Some(End::Fail(error)) if self.has_sent && !self.is_told => {
                 self.is_told = true;
                 Some(reply::error(&error.message))
@@ -123,14 +134,17 @@ impl Outbox {
             is_broken: false,
             next_send: None,
         };
-        Arc::new(Self {
+        let queue = Arc::clone(&delivery.queue);
+        let outbox = Arc::new(Self {
             pending: Mutex::new(pending),
             is_cancelled,
             streaming,
-            queue: Arc::clone(&delivery.queue),
+            queue,
             label,
             _permit: permit,
-        })
+        });
+        outbox.queue.open(&outbox);
+        outbox
     }
 
     pub(crate) fn label(&self) -> &str {
@@ -241,6 +255,7 @@ impl Outbox {
 impl Drop for Outbox {
     /// Fails a request that was given up without an end, as a poisoned engine does.
     fn drop(&mut self) {
+        self.queue.close_one(self);
         let pending = self
             .pending
             .get_mut()
@@ -260,7 +275,7 @@ impl Drop for Outbox {
 /// The delivery thread's inbox, ordered by when an outbox may send next.
 ///
 /// An outbox is in it at most once, so it never holds more than there are
-/// requests in flight.
+/// requests in flight. Also knows all that are open, by their addresses.
 #[derive(Default)]
 struct Queue {
     state: Mutex<QueueState>,
@@ -270,8 +285,16 @@ struct Queue {
 #[derive(Default)]
 struct QueueState {
     heap: BinaryHeap<Reverse<Entry>>,
+    open: HashMap<usize, Weak<Outbox>>,
     n_pushed: u64,
     is_closed: bool,
+}
+
+/// What the delivery thread does next.
+enum Next {
+    Send(Arc<Outbox>),
+    /// See whether one of these is cancelled.
+    Look(Vec<Arc<Outbox>>),
 }
 
 struct Entry {
@@ -310,22 +333,43 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Waits for the next outbox that may send; `None` once closed and empty.
-    fn pop(&self) -> Option<Arc<Outbox>> {
+    /// Adds an outbox to those that are open.
+    fn open(&self, outbox: &Arc<Outbox>) {
+        let address = Arc::as_ptr(outbox).addr();
+        self.lock().open.insert(address, Arc::downgrade(outbox));
+        // The thread looks at them from now on.
+        self.changed.notify_one();
+    }
+
+    fn close_one(&self, outbox: &Outbox) {
+        self.lock().open.remove(&ptr::from_ref(outbox).addr());
+    }
+
+    /// Waits for the next outbox that may send, until `look` at the latest; `None` once closed
+    /// and empty.
+    fn pop(&self, look: Instant) -> Option<Next> {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            let wait = match state.heap.peek() {
+            if now >= look && !state.open.is_empty() {
+                let open = state.open.values().filter_map(Weak::upgrade).collect();
+                return Some(Next::Look(open));
+            }
+            let due = match state.heap.peek() {
                 Some(Reverse(entry)) if entry.due <= now => {
-                    return state.heap.pop().map(|Reverse(entry)| entry.outbox);
+                    return state
+                        .heap
+                        .pop()
+                        .map(|Reverse(entry)| Next::Send(entry.outbox));
                 }
-                Some(Reverse(entry)) => Some(entry.due - now),
+                Some(Reverse(entry)) => Some(entry.due),
                 None if state.is_closed => return None,
                 None => None,
             };
-            state = match wait {
-                Some(wait) => {
-                    let waited = self.changed.wait_timeout(state, wait);
+            let look = (!state.open.is_empty()).then_some(look);
+            state = match due.into_iter().chain(look).min() {
+                Some(until) => {
+                    let waited = self.changed.wait_timeout(state, until - now);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
                 None => self
@@ -378,17 +422,17 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    /// Starts the thread.
+    /// Starts the thread; `is_stopping` says whether the server has been told to stop.
     ///
     /// # Errors
     ///
     /// The system's, where it has no thread for us.
-    pub(crate) fn start() -> std::io::Result<Self> {
+    pub(crate) fn start(is_stopping: impl Fn() -> bool + Send + 'static) -> std::io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let inbox = Arc::clone(&queue);
         let thread = thread::Builder::new()
             .name("llm-delivery".to_owned())
-            .spawn(move || deliver_all(&inbox))?;
+            .spawn(move || deliver_all(&inbox, is_stopping))?;
         Ok(Self {
             queue,
             thread: Some(thread),
@@ -406,27 +450,49 @@ impl Drop for Delivery {
     }
 }
 
-fn deliver_all(queue: &Queue) {
+fn deliver_all(queue: &Queue, is_stopping: impl Fn() -> bool) {
     let mut pacer = Pacer::new(Instant::now());
-    while let Some(outbox) = queue.pop() {
+    let mut look = Instant::now();
+    while let Some(next) = queue.pop(look) {
+        let outbox = match next {
+            Next::Send(outbox) => outbox,
+            Next::Look(open) => {
+                let is_stopping = is_stopping();
+                let _running = while_running();
+                for outbox in open {
+                    guarded(outbox, |outbox| {
+                        if is_stopping && (outbox.is_cancelled)() {
+                            outbox.finish(End::Fail(Error::new(Code::Cancelled, GONE)));
+                        }
+                    });
+                }
+                look = Instant::now() + if is_stopping { WATCH.1 } else { WATCH.0 };
+                continue;
+            }
+        };
         let wait = pacer.take(Instant::now());
         if !wait.is_zero() {
             thread::sleep(wait);
         }
         let _running = while_running();
-        // A panic drops the wire, which fails that one request.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| outbox.deliver())) {
-            log::error!(
-                "{}: delivery panicked: {}",
-                outbox.label,
-                panic_text(panic.as_ref())
-            );
-            outbox.lock().is_broken = true;
-        }
-        // The last one to let go of an outbox may have its stream to end.
-        if catch_unwind(AssertUnwindSafe(move || drop(outbox))).is_err() {
-            log::error!("triton-llm: giving a request up panicked");
-        }
+        guarded(outbox, Outbox::deliver);
+    }
+}
+
+/// Does one thing with an outbox and lets go of it, whatever panics.
+fn guarded(outbox: Arc<Outbox>, body: impl FnOnce(&Arc<Outbox>)) {
+    // A panic drops the wire, which fails that one request.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&outbox))) {
+        log::error!(
+            "{}: delivery panicked: {}",
+            outbox.label,
+            panic_text(panic.as_ref())
+        );
+        outbox.lock().is_broken = true;
+    }
+    // The last one to let go of an outbox may have its stream to end.
+    if catch_unwind(AssertUnwindSafe(move || drop(outbox))).is_err() {
+        log::error!("triton-llm: giving a request up panicked");
     }
 }
 

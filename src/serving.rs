@@ -21,8 +21,8 @@ use crate::intake::Intake;
 use crate::llama;
 use crate::protocol::RequestError;
 use crate::triton::{
-    self, Attached, Backend, Code, Error, Instance, InstanceKind, Request, Responder, panic_text,
-    stop_at_exit,
+    self, Attached, Backend, Code, Error, Instance, InstanceKind, Request, Responder, is_signalled,
+    listen_to_signals, panic_text, stop_at_exit,
 };
 
 use start::EnginePlan;
@@ -110,7 +110,8 @@ impl From<LoadError> for Error {
 /// Starts what all models share.
 pub(crate) fn initialize(backend: Backend) -> Result<(), Error> {
     llama::init().map_err(|error| Error::new(Code::Unavailable, error.to_string()))?;
-    let delivery = Delivery::start().map_err(|error| {
+    listen_to_signals();
+    let delivery = Delivery::start(is_signalled).map_err(|error| {
         Error::new(
             Code::Internal,
             format!("no thread for the delivery: {error}"),

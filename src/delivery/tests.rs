@@ -136,7 +136,7 @@ impl Stream {
 }
 
 fn start() -> Delivery {
-    Delivery::start().expect("a thread")
+    Delivery::start(|| false).expect("a thread")
 }
 
 fn chunk(text: &str) -> Sent {

@@ -4,6 +4,7 @@
 
 mod api;
 mod clock;
+mod copies;
 mod error;
 mod exit;
 mod guard;
@@ -25,3 +26,4 @@ pub(crate) use guard::{guard, panic_text};
 pub(crate) use model::{Attached, Backend, Instance, InstanceKind, Model, prefer_instances};
 pub(crate) use request::Request;
 pub(crate) use response::{Responder, Times};
+pub(crate) use shutdown::{is_signalled, set_up as listen_to_signals};

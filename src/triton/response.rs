@@ -16,6 +16,7 @@ use super::clock::now_ns;
 use super::error::{Code, Error};
 use super::model::{Attached, call, discard};
 use super::request::{LENGTH_BYTES, Request};
+use super::shutdown::InFlight;
 
 /// The one output tensor.
 const OUTPUT: &std::ffi::CStr = c"text_output";
@@ -110,6 +111,7 @@ pub(crate) struct Responder {
     instance: Arc<Attached>,
     /// The output's shape is `[1]`, or `[1, 1]` where the model takes batches.
     n_dims: u32,
+    _in_flight: InFlight,
 }
 
 impl Responder {
@@ -131,6 +133,7 @@ impl Responder {
             factory,
             instance,
             n_dims,
+            _in_flight: InFlight::begin(),
         })
     }
 

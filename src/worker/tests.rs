@@ -203,7 +203,7 @@ impl Bench {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run())).is_err()
         });
         Self {
-            delivery: Delivery::start().expect("a thread"),
+            delivery: Delivery::start(|| false).expect("a thread"),
             jobs: Some(jobs),
             worker,
             open,
