@@ -31,10 +31,10 @@ use super::copies::{self, Shared};
 const SIGNALS: [c_int; 2] = [libc::SIGINT, libc::SIGTERM];
 /// tritonserver's default for `--exit-timeout-secs`.
 const DEFAULT_EXIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// What the front ends need to send the last responses; half of a shorter timeout.
-const MARGIN: Duration = Duration::from_secs(2);
-/// How long tritonserver waits for its signal while requests are in flight; half of a shorter
-/// timeout.
+/// How long before the exit timeout streams end, half of a shorter timeout: tritonserver counts
+/// from when it is told, looks once a second, and has the models to unload.
+const MARGIN: Duration = Duration::from_secs(3);
+/// How long tritonserver waits for its signal while requests are in flight.
 const HOLD: Duration = Duration::from_secs(1);
 /// How often it is looked whether some are.
 const POLL: Duration = Duration::from_millis(1);
@@ -63,7 +63,7 @@ pub(crate) fn set_up() {
             Stop {
                 shared,
                 exit_timeout,
-                wake: start(shared, HOLD.min(exit_timeout / 2)),
+                wake: start(shared, HOLD.min(exit_timeout / 4)),
             }
         })
     });
@@ -252,13 +252,13 @@ mod tests {
             let found = grace(exit_timeout(arguments.iter().map(OsString::from)));
             assert_eq!(found, Duration::from_millis(expected_ms), "{arguments:?}");
         };
-        check(&["tritonserver"], 28_000);
-        check(&["tritonserver", "--exit-timeout-secs=10", "--x"], 8_000);
+        check(&["tritonserver"], 27_000);
+        check(&["tritonserver", "--exit-timeout-secs=10", "--x"], 7_000);
         check(&["tritonserver", "--exit-timeout-secs", "3"], 1_500);
         check(&["tritonserver", "--exit-timeout-secs=0"], 0);
-        check(&["tritonserver", "--exit-timeout-secs=soon"], 28_000);
-        check(&["tritonserver", "--exit-timeout-secsx=1"], 28_000);
-        check(&["tritonserver", "--exit-timeout-secs"], 28_000);
+        check(&["tritonserver", "--exit-timeout-secs=soon"], 27_000);
+        check(&["tritonserver", "--exit-timeout-secsx=1"], 27_000);
+        check(&["tritonserver", "--exit-timeout-secs"], 27_000);
     }
 
     #[test]

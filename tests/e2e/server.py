@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -56,6 +57,11 @@ def llama_source():
     return Path(crate["manifest_path"]).parent / "llama.cpp"
 
 
+#: Ports that were chosen before: a server takes its own only some time later, and several may start at once.
+chosen = set()
+choosing = threading.Lock()
+
+
 def free_ports(count):
     """Ports below the range that the system hands out for connections."""
     ports = []
@@ -66,8 +72,10 @@ def free_ports(count):
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if port not in ports:
-            ports.append(port)
+        with choosing:
+            if port not in chosen:
+                chosen.add(port)
+                ports.append(port)
     return ports
 
 

@@ -113,7 +113,7 @@ def test_shutdown_with_streams_beyond_the_exit_timeout(repository, transport):
                 begin = time.monotonic()
                 streams.read(20)
             assert all("shutting down" in answer.error for answer in streams.answers.values())
-        assert 3.5 < time.monotonic() - begin < 6
+        assert 2.5 < time.monotonic() - begin < 5
         assert server.process.wait(10) == 0, server.log()[-2000:]
 
 
