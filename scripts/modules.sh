@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the backend as a folder that runs on every x86-64 machine: our library, llama.cpp's, and a
-# module for each kind of CPU, in build/modules/backends/llm. With --cuda also CUDA's module, in
-# build/cuda/backends/llm. Called by `make modules`, `make cuda` and CMake.
+# Builds the backend as a folder that runs on every machine of this architecture: our library,
+# llama.cpp's, and a module for each kind of CPU, in build/modules/backends/llm. With --cuda also CUDA's
+# module, in build/cuda/backends/llm. Called by `make modules`, `make cuda` and CMake.
 set -euo pipefail
 # The processor is chosen when the library is loaded, not when it is built.
 unset RUSTFLAGS
@@ -27,9 +27,14 @@ is_current() {
   [[ "$(cached CMAKE_CUDA_ARCHITECTURES)" == "${CMAKE_CUDA_ARCHITECTURES:-}" && "$(cached CMAKE_CUDA_COMPILER)" == "$CUDACXX" ]]
 }
 
+if [[ "$(uname -m)" == aarch64 ]] && ! "${CC:-cc}" -march=armv9.2-a+sme -E -x c /dev/null >/dev/null 2>&1; then
+  die "${CC:-cc} does not know all of the processors that llama.cpp has modules for" \
+    "GCC from 14 on does: install it, and name it with CC and CXX. make build needs no more than is here."
+fi
+
 # What is passed on to llama.cpp's CMake. Its libraries find each other in one folder, as ours does.
 export CMAKE_INSTALL_RPATH="\$ORIGIN"
-about="for every x86-64 processor (ten minutes on two cores)"
+about="for every $(uname -m) processor (ten minutes on two cores)"
 if [[ "$SHAPE" == cuda ]]; then
   CUDA_PATH="$(find_cuda)" || die "there is no toolkit of CUDA 12 or later" \
     "Install one, name its folder with CUDA_PATH, or let scripts/setup.sh --cuda fetch one."

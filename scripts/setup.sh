@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the build and the server need, as far as it is missing:
 # Debian packages, Rust, a Python environment in .venv and a stock tritonserver.
-# With --tests also what the end-to-end tests need, with --cuda also a CUDA toolkit.
+# With --tests also what the end-to-end tests need, with --cuda also a CUDA toolkit, with --aarch64
+# also a compiler for that architecture and its emulator.
 # Does nothing when all is there.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
@@ -18,8 +19,10 @@ CUDA_WHEELS=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.
 
 with_tests=0
 with_cuda=0
+with_aarch64=0
 [[ "${1:-}" == --tests ]] && with_tests=1
 [[ "${1:-}" == --cuda ]] && with_cuda=1
+[[ "${1:-}" == --aarch64 ]] && with_aarch64=1
 
 # True if one of these files exists.
 any_exists() {
@@ -72,7 +75,13 @@ install_packages() {
   if ((with_tests + with_cuda)) || [[ ! -x "$VENV/bin/python" && ! -x /opt/tritonserver/bin/tritonserver ]]; then
     find_python >/dev/null || missing+=(python3 python3-venv)
   fi
-  if ((with_tests)); then command -v qemu-x86_64 >/dev/null || missing+=(qemu-user); fi
+  # Of an older processor, and only where that is one of this machine's kind.
+  if ((with_tests)) && [[ "$(uname -m)" == x86_64 ]]; then command -v qemu-x86_64 >/dev/null || missing+=(qemu-user); fi
+  if ((with_aarch64)); then
+    command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)
+    command -v aarch64-linux-gnu-g++ >/dev/null || missing+=(g++-aarch64-linux-gnu)
+    [[ -e /usr/aarch64-linux-gnu/include/stdio.h ]] || missing+=(libc6-dev-arm64-cross)
+  fi
   ((${#missing[@]})) || return 0
 
   local command="apt-get install ${missing[*]}"
@@ -126,6 +135,15 @@ install_components() {
   confirm "${what^}. Install with rustup?" ||
     die "$what" "Install with: rustup component add ${missing[*]}"
   run_step setup-rust.log "Installing ${missing[*]} with rustup" rustup component add "${missing[@]}"
+}
+
+# Rust's standard library for aarch64.
+install_target() {
+  local target=aarch64-unknown-linux-gnu
+  [[ -e "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]] && return 0
+  command -v rustup >/dev/null ||
+    die "$(rustc --version) has no standard library for $target" "Install it from where Rust came, or Rust from https://rustup.rs."
+  run_step setup-rust.log "Installing Rust's standard library for aarch64 with rustup" rustup target add "$target"
 }
 
 make_venv() {
@@ -205,6 +223,7 @@ fetch_cuda() {
 install_packages
 install_rust
 if ((with_tests)); then install_components; fi
+if ((with_aarch64)); then install_target; fi
 fetch_server
 if ((with_tests)); then fetch_test_requirements; fi
 if ((with_cuda)); then fetch_cuda; fi

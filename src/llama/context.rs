@@ -56,8 +56,7 @@ pub struct ContextParams {
     pub flash_attention: FlashAttention,
     /// Keep the KV cache where the layers are.
     pub offload_kqv: bool,
-    /// Compute fused attention here instead of in llama.cpp, where the processor has what that needs: for
-    /// contexts on CPUs alone.
+    /// Compute fused attention here instead of in llama.cpp: for contexts on CPUs alone.
     pub own_attention: bool,
     /// Compute one row, and as many as can be computed together, before the first request: for contexts on
     /// GPUs, whose backend allocates with the first large step and ends the process where it cannot.

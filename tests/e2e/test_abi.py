@@ -63,7 +63,7 @@ def test_needs_no_library_that_a_server_image_may_lack(library):
         needed = {re.search(r"\[(.*)\]", line)[1] for line in dynamic if "(NEEDED)" in line}
         assert needed, file
         # libstdc++ is in every process that tritonserver, a C++ program, runs in.
-        usual = r"(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|ld-linux-x86-64)\.so.*"
+        usual = r"(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|ld-linux-(x86-64|aarch64))\.so.*"
         allowed = f"{usual}|{OPTIONAL.get(file.name, usual)}"
         assert [name for name in needed - shipped if not re.fullmatch(allowed, name)] == [], file
         # They find each other wherever the folder lies, and look nowhere else.

@@ -6,6 +6,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -139,6 +140,7 @@ def test_code_that_does_not_work_on_this_processor(start, tmp_path, golden):
 # Older processors
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="processors of x86-64")
 @pytest.mark.parametrize("processor, kind", [("Haswell", "haswell"), ("SandyBridge", "sandybridge"), ("Nehalem", "sse42")])
 def test_a_processor_without_avx512(processor, kind, folder, repository, golden, tmp_path):
     """Emulated: its module is taken, no file of ours has an instruction that it lacks, the text is the same."""
