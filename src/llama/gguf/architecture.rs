@@ -86,6 +86,8 @@ const ONE_LENGTH: &[&str] = &[
     "granitehybrid",
     "jais",
     "laguna",
+    "lfm2",
+    "lfm2moe",
     "maple",
     "minimax-01",
     "minimax-m2",
@@ -346,6 +348,53 @@ impl Keys<'_> {
             Ok(_) | Err(Problem::MissingKey { .. }) => Ok(()),
             Err(problem) => Err(problem),
         }
+    }
+
+    /// What some architectures ask of states and of their own keys.
+    pub(super) fn check_own_keys(&self, n_embd: u32) -> Result<(), Problem> {
+        const INNER: &str = "ssm.inner_size";
+        let inner = self.number(INNER)?;
+        match self.architecture {
+            "jamba" | "granitehybrid" if inner.map(u64::from) != Some(2 * u64::from(n_embd)) => {
+                let limit = self.name("embedding_length");
+                let expected = format!("twice {limit} = {n_embd}");
+                return self.wrong(INNER, inner.unwrap_or(0), expected);
+            }
+            "lfm2" | "lfm2moe" if self.number("shortconv.l_cache")? == Some(1) => {
+                return self.wrong("shortconv.l_cache", 1, "at least 2");
+            }
+            "rwkv6" | "rwkv7" => {
+                const KEY: &str = "token_shift_count";
+                if let Some(found) = self.number(KEY)?.filter(|&found| found != 2) {
+                    return self.wrong(KEY, found, "2");
+                }
+            }
+            "ernie4_5-moe" => {
+                self.needed("interleave_moe_layer_step")?;
+            }
+            _ => {}
+        }
+        // Whose heads and groups divide the state between them.
+        let divides = [
+            "mamba2",
+            "falcon-h1",
+            "granitehybrid",
+            "nemotron_h",
+            "nemotron_h_moe",
+            "plamo2",
+        ];
+        let Some(inner) = inner.filter(|_| self.is_in(&divides)) else {
+            return Ok(());
+        };
+        let heads = self.needed("ssm.time_step_rank")?;
+        let groups = self.number("ssm.group_count")?.unwrap_or(0).max(1);
+        for (key, n) in [("ssm.time_step_rank", heads), ("ssm.group_count", groups)] {
+            if !inner.is_multiple_of(n) {
+                let expected = format!("a divisor of {} = {inner}", self.name(INNER));
+                return self.wrong(key, n, expected);
+            }
+        }
+        Ok(())
     }
 
     /// The layers have heads, and as many each where the architecture knows no others.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::ModelFile;
 use super::architecture::{Keys, Lengths};
 use super::error::{Problem, value};
-use super::source::{ARRAY, MAX_KEPT, Metadata, STRING, Source};
+use super::source::{ARRAY, INT32, MAX_KEPT, Metadata, STRING, Source};
 use super::tensors::{self, Tensor};
 use super::vocabulary::{self, Tokens};
 
@@ -81,7 +81,10 @@ impl Header {
                 let kind = source.u32(&key)?;
                 let n_elements = source.count(&key, MAX_ARRAY_ELEMENTS)?;
                 if with_vocabulary && kind == STRING && key == vocabulary::TOKENS {
-                    self.tokens = Tokens::read(&source.texts(&key, n_elements)?);
+                    self.tokens.read(&source.texts(&key, n_elements)?);
+                    Metadata::OtherArray
+                } else if with_vocabulary && kind == INT32 && key == vocabulary::TYPES {
+                    self.tokens.read_types(&source.int32s(&key, n_elements)?);
                     Metadata::OtherArray
                 } else {
                     source.array(&key, kind, n_elements)?
@@ -184,6 +187,7 @@ impl Header {
         let n_experts_used = keys.per_layer("expert_used_count", n_layers)?;
         let n_experts_used = n_experts_used.unwrap_or_default();
         let n_embd = keys.needed("embedding_length")?;
+        keys.check_own_keys(n_embd)?;
         let n_heads = keys.per_layer("attention.head_count", n_layers)?;
         let n_kv_heads = keys.per_layer("attention.head_count_kv", n_layers)?;
         let n_heads = n_heads.unwrap_or_default();

@@ -28,6 +28,7 @@ pub(super) enum Metadata {
 }
 
 /// GGUF's numbers for the types of values.
+pub(super) const INT32: u32 = 5;
 pub(super) const STRING: u32 = 8;
 pub(super) const ARRAY: u32 = 9;
 
@@ -151,6 +152,12 @@ impl Source {
             texts.push(self.raw_text(what)?);
         }
         Ok(texts)
+    }
+
+    pub(super) fn int32s(&mut self, what: &str, n_elements: u64) -> Result<Vec<i32>, Problem> {
+        let bytes = self.bytes(what, n_elements.saturating_mul(4))?;
+        let (numbers, _) = bytes.as_chunks::<4>();
+        Ok(numbers.iter().map(|&n| i32::from_le_bytes(n)).collect())
     }
 
     pub(super) fn scalar(&mut self, what: &str, kind: u32) -> Result<Metadata, Problem> {

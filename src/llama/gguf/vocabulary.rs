@@ -11,6 +11,12 @@ use std::collections::HashSet;
 /// The key of the tokens' texts.
 pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 
+/// The key of what kind of token each is.
+pub(super) const TYPES: &str = "tokenizer.ggml.token_type";
+
+/// The kind of token that stands for a byte.
+const BYTE: i32 = 6;
+
 /// The kinds of llama.cpp that are served.
 ///
 /// Not among them: `t5`, which throws at a damaged `precompiled_charsmap`; `whitespace`, which is for
@@ -45,6 +51,11 @@ pub enum VocabularyProblem {
     Duplicate { index: usize, text: String },
     #[error("{TOKENS}: not every byte has a token, so some texts cannot be turned into tokens")]
     MissingBytes,
+    /// llama.cpp aborts when it looks for their text.
+    #[error(
+        "{TYPES}: holds {BYTE}, tokens for bytes, which tokenizer.ggml.model = 'bert' has none of"
+    )]
+    ByteTokens,
     #[error(
         "{TOKENS}: token {index} has {n_bytes} bytes, the limit of tokenizer.ggml.model = '{kind}' is \
          {MAX_TOKEN_BYTES}"
@@ -77,23 +88,29 @@ pub(super) struct Tokens {
     has_all_bytes: bool,
     /// As itself, or escaped as in Python.
     has_all_escaped_bytes: bool,
+    /// Whether any is of the kind that stands for a byte.
+    has_byte_tokens: bool,
 }
 
 impl Tokens {
-    pub(super) fn read(tokens: &[Vec<u8>]) -> Self {
+    /// Looks at the texts.
+    pub(super) fn read(&mut self, tokens: &[Vec<u8>]) {
         let lengths = tokens.iter().map(|token| c_string(token).len());
         let cubed = |n_bytes: usize| (n_bytes as u64).saturating_pow(3);
-        Self {
-            n_tokens: tokens.len(),
-            duplicate: duplicate(tokens),
-            cubed_bytes: lengths.clone().map(cubed).fold(0, u64::saturating_add),
-            longest: (0..)
-                .zip(lengths)
-                .max_by_key(|&(_, n_bytes)| n_bytes)
-                .unwrap_or_default(),
-            has_all_bytes: has_all_bytes(tokens, plain_byte),
-            has_all_escaped_bytes: has_all_bytes(tokens, escaped_byte),
-        }
+        let longest = (0..)
+            .zip(lengths.clone())
+            .max_by_key(|&(_, n_bytes)| n_bytes);
+        self.n_tokens = tokens.len();
+        self.duplicate = duplicate(tokens);
+        self.longest = longest.unwrap_or_default();
+        self.cubed_bytes = lengths.map(cubed).fold(0, u64::saturating_add);
+        self.has_all_bytes = has_all_bytes(tokens, plain_byte);
+        self.has_all_escaped_bytes = has_all_bytes(tokens, escaped_byte);
+    }
+
+    /// Looks at the kinds.
+    pub(super) fn read_types(&mut self, types: &[i32]) {
+        self.has_byte_tokens = types.contains(&BYTE);
     }
 
     /// Whether they make a vocabulary of this kind.
@@ -117,6 +134,9 @@ impl Tokens {
         };
         if !has_all_bytes {
             return Err(VocabularyProblem::MissingBytes);
+        }
+        if kind == "bert" && self.has_byte_tokens {
+            return Err(VocabularyProblem::ByteTokens);
         }
         let (index, n_bytes) = self.longest;
         if kind == "bert" && n_bytes > MAX_TOKEN_BYTES {
