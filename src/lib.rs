@@ -3,6 +3,7 @@
 //! The library is a Triton backend: a shared object that `tritonserver` loads
 //! and calls through its C API. ARCHITECTURE.md has the map.
 
+mod cgroup;
 pub mod config;
 mod delivery;
 mod devices;

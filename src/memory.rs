@@ -3,18 +3,24 @@
 //! Asked once per load, on Triton's thread; reads files that Linux keeps.
 
 use std::fs;
+use std::path::Path;
+
+use crate::cgroup;
 
 /// Returns the bytes that can be allocated without swapping, as far as known.
 pub(crate) fn available_bytes() -> Option<u64> {
-    let machine = mem_available(&fs::read_to_string("/proc/meminfo").ok()?)?;
-    Some(container_bytes().map_or(machine, |container| machine.min(container)))
+    let read = |file: &str| fs::read_to_string(Path::new("/proc").join(file)).ok();
+    let machine = kilobytes(&read("meminfo")?, "MemAvailable:")?;
+    let limits = [
+        cgroup::memory_left(Path::new("/")),
+        read("self/limits").and_then(|limits| address_space_left(&limits, &read("self/status")?)),
+    ];
+    Some(limits.into_iter().flatten().fold(machine, u64::min))
 }
 
-/// Reads `MemAvailable`, which is given in kB.
-fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// Reads the bytes of a line that gives kB.
+fn kilobytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim()
         .strip_suffix("kB")?
         .trim()
@@ -23,23 +29,13 @@ fn mem_available(meminfo: &str) -> Option<u64> {
         .checked_mul(1024)
 }
 
-/// What the container's limit (cgroup v2) leaves; `None` where there is none.
-fn container_bytes() -> Option<u64> {
-    let read = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok();
-    let number = |file: &str| read(file)?.trim().parse().ok();
-    let (limit, used): (u64, u64) = (number("memory.max")?, number("memory.current")?);
-    let cached = read("memory.stat").map_or(0, |stat| file_cache(&stat));
-    Some(limit.saturating_sub(used.saturating_sub(cached)))
-}
-
-/// Bytes of files in `memory.stat`, which the kernel gives up when memory is short.
-fn file_cache(stat: &str) -> u64 {
-    let bytes = |key: &str| {
-        let line = stat.lines().find_map(|line| line.strip_prefix(key));
-        line.and_then(|bytes| bytes.trim().parse().ok())
-            .unwrap_or(0_u64)
-    };
-    bytes("active_file ").saturating_add(bytes("inactive_file "))
+/// What a limit of the address space (`ulimit -v`) leaves; `None` where there is none.
+fn address_space_left(limits: &str, status: &str) -> Option<u64> {
+    let limit = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max address space"))?;
+    let limit: u64 = limit.split_whitespace().next()?.parse().ok()?;
+    Some(limit.saturating_sub(kilobytes(status, "VmSize:")?))
 }
 
 #[cfg(test)]
@@ -49,7 +45,7 @@ mod tests {
     #[test]
     fn memory_is_read_in_bytes() {
         let check = |meminfo: &str, expected: Option<u64>| {
-            assert_eq!(mem_available(meminfo), expected, "{meminfo:?}");
+            assert_eq!(kilobytes(meminfo, "MemAvailable:"), expected, "{meminfo:?}");
         };
         check("MemTotal: 9 kB\nMemAvailable:    2 kB\n", Some(2048));
         check("MemTotal: 9 kB\n", None);
@@ -58,9 +54,15 @@ mod tests {
     }
 
     #[test]
-    fn cached_files_are_no_use_of_memory() {
-        let stat = "anon 5\nfile 9\ninactive_file 3\nactive_file 4\nworkingset 8\n";
-        assert_eq!(file_cache(stat), 7);
-        assert_eq!(file_cache("anon 5\n"), 0);
+    fn an_address_space_may_have_a_limit() {
+        let check = |limit: &str, expected| {
+            let limits =
+                format!("Max stack size  8 unlimited bytes\nMax address space  {limit}  bytes\n");
+            let left = address_space_left(&limits, "VmPeak: 9 kB\nVmSize:\t 3 kB\n");
+            assert_eq!(left, expected, "{limit}");
+        };
+        check("unlimited unlimited", None);
+        check("4096 unlimited", Some(1024));
+        check("1024 unlimited", Some(0));
     }
 }

@@ -5,6 +5,9 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::Path;
+
+use crate::cgroup;
 
 /// Bytes of weights for which one more thread is worth its barriers.
 ///
@@ -43,7 +46,8 @@ fn excess(parameter: &str, wish: u32, n_cpus: u32) -> Option<String> {
 fn automatic(n_model_bytes: u64) -> u32 {
     let cpus = available_cpus();
     let cores: HashSet<String> = cpus.iter().map(|&cpu| core_of(cpu)).collect();
-    choose(cpus.len(), cores.len(), quota(), n_model_bytes)
+    let quota = cgroup::cpus(Path::new("/"));
+    choose(cpus.len(), cores.len(), quota, n_model_bytes)
 }
 
 /// llama.cpp's threads spin at barriers: the server's own threads need somewhere else to run.
@@ -78,14 +82,6 @@ fn available_cpus() -> Vec<usize> {
 fn core_of(cpu: usize) -> String {
     let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
     fs::read_to_string(path).unwrap_or_else(|_| cpu.to_string())
-}
-
-/// The whole CPUs of the control group's quota, where one is set.
-fn quota() -> Option<usize> {
-    let text = fs::read_to_string("/sys/fs/cgroup/cpu.max").ok()?;
-    let (quota, period) = text.trim().split_once(' ')?;
-    let (quota, period): (usize, usize) = (quota.parse().ok()?, period.parse().ok()?);
-    Some((quota / period.max(1)).max(1))
 }
 
 #[cfg(test)]
