@@ -37,8 +37,10 @@ enum LoadError {
     Triton(#[from] Error),
     #[error(transparent)]
     Config(#[from] config::ConfigError),
-    #[error("'{}' cannot be read: {source}", path.display())]
+    #[error("{field}'{}' cannot be read: {source}", path.display())]
     File {
+        /// What names the file, as the text is to begin; empty for what nothing names.
+        field: &'static str,
         path: PathBuf,
         source: std::io::Error,
     },
@@ -100,7 +102,10 @@ impl From<LoadError> for Error {
             }
             LoadError::Context(llama::ContextError::OutOfRange { .. }) => Code::InvalidArg,
             LoadError::Context(_) => Code::Internal,
-            LoadError::KvCache { .. } | LoadError::Fit(_) => Code::Unavailable,
+            LoadError::KvCache { .. }
+            | LoadError::Fit(_)
+            | LoadError::Weights(llama::LoadError::Memory { .. })
+            | LoadError::DraftModelFile(llama::LoadError::Memory { .. }) => Code::Unavailable,
             _ => Code::InvalidArg,
         };
         Error::new(code, error.to_string())
@@ -360,10 +365,15 @@ fn find_model_file(folder: &Path, model_path: Option<&str>) -> Result<PathBuf, L
         let path = folder.join(path);
         return match fs::metadata(&path) {
             Ok(_) => Ok(path),
-            Err(source) => Err(LoadError::File { path, source }),
+            Err(source) => Err(LoadError::File {
+                field: "config parameter 'model_path': ",
+                path,
+                source,
+            }),
         };
     }
     let unreadable = |source| LoadError::File {
+        field: "",
         path: folder.to_owned(),
         source,
     };

@@ -357,7 +357,7 @@ fn parameters_are_read() {
         cache_type_v: CacheType::Iq4Nl,
         flash_attn: FlashAttn::On,
         cache_ram_mib: Some(512),
-        use_mmap: false,
+        use_mmap: Some(false),
         use_mlock: true,
         repack: false,
         trial: false,

@@ -64,6 +64,7 @@ fn defaults<T>(table: &Table<T>) -> serde_json::Map<String, serde_json::Value> {
         "override_tensor",
         "devices",
         "tensor_split",
+        "use_mmap",
     ];
     let rows = table
         .rows

@@ -499,6 +499,7 @@ fn every_call_on_the_way_of_a_load_may_fail() {
         "TRITONBACKEND_ModelServer",
         "TRITONBACKEND_ModelSetState",
         "TRITONBACKEND_ModelInstanceModel",
+        "TRITONBACKEND_ModelInstanceIsPassive",
         "TRITONBACKEND_ModelInstanceKind",
         "TRITONBACKEND_ModelInstanceSetState",
     ] {
@@ -598,6 +599,22 @@ fn drafts_need_a_memory_that_can_be_cut() {
         }
     }
     server.stop();
+}
+
+/// Triton makes it and gives it no requests; it needs no engine.
+#[test]
+fn a_passive_instance_is_made() {
+    let groups = serde_json::json!([
+        { "kind": "KIND_GPU", "gpus": [7], "passive": true },
+        { "kind": "KIND_CPU" },
+    ]);
+    let config = Config {
+        is_passive: true,
+        ..Config::default().on(KIND_GPU)
+    };
+    with_model(&config.field("instance_group", groups), |_, served| {
+        assert!(served.config_was_set());
+    });
 }
 
 /// Asks for a GPU where no test has one; Triton itself would not, on such a machine.

@@ -69,7 +69,8 @@ pub struct Parameters {
     pub prompt_lookup_min: u32,
     /// As written: absolute or relative to the version folder; there for `DraftModel` only.
     pub speculative_model: Option<String>,
-    pub use_mmap: bool,
+    /// `None` leaves it to the program.
+    pub use_mmap: Option<bool>,
     pub use_mlock: bool,
     /// Copy weights into a form that is multiplied faster.
     pub repack: bool,
@@ -118,7 +119,7 @@ impl Default for Parameters {
             prompt_lookup_max: 5,
             prompt_lookup_min: 2,
             speculative_model: None,
-            use_mmap: true,
+            use_mmap: None,
             use_mlock: false,
             repack: true,
             trial: true,

@@ -310,10 +310,10 @@ pub static TABLE: Table<Draft> = Table {
             name: "use_mmap",
             synonyms: &["mmap"],
             kind: Kind::Flag {
-                set: |d, flag| d.parameters.use_mmap = flag,
+                set: |d, flag| d.parameters.use_mmap = Some(flag),
             },
-            default: "true",
-            meaning: "Map the model file instead of reading it",
+            default: "what is safe",
+            meaning: "Map the model file instead of reading it; where it is not set, a file is mapped if it can be kept from changing under the model",
         },
         Parameter {
             name: "use_mlock",

@@ -3,6 +3,7 @@
 //! Used by [`super::Model`] alone, on the thread that loads the Triton model. Files are checked before.
 
 use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
@@ -10,13 +11,16 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
 use super::backend;
+use super::gguf::ModelFile;
+use super::lease::Leases;
 use super::model::LoadError;
+use crate::memory;
 
 /// How to load a model.
 #[derive(Clone, PartialEq, Debug)]
 pub struct LoadParams {
-    /// Map the file instead of reading it into memory.
-    pub use_mmap: bool,
+    /// Map the file instead of reading it into memory; `None` where nobody can change it meanwhile.
+    pub use_mmap: Option<bool>,
     /// Keep the weights from being swapped out.
     pub use_mlock: bool,
     /// Copy weights into a form that is multiplied faster, where llama.cpp has one for this processor.
@@ -38,7 +42,7 @@ pub struct LoadParams {
 impl Default for LoadParams {
     fn default() -> Self {
         Self {
-            use_mmap: true,
+            use_mmap: None,
             use_mlock: false,
             repack: true,
             vocab_only: false,
@@ -51,8 +55,72 @@ impl Default for LoadParams {
     }
 }
 
+/// Says whether to map the files of a model, and holds them if so.
+///
+/// # Errors
+///
+/// Where they are to be read, and memory does not hold them.
+pub(super) fn hold(
+    file: &ModelFile,
+    params: &LoadParams,
+) -> Result<(bool, Option<Leases>), LoadError> {
+    if params.vocab_only {
+        return Ok((false, None));
+    }
+    // What goes to GPUs does not stay in memory.
+    let available = memory::available_bytes().filter(|_| params.gpus.is_empty());
+    let short = available.filter(|&available| available < file.n_bytes);
+    match (params.use_mmap, short) {
+        (Some(false), None) => return Ok((false, None)),
+        (Some(false), Some(available)) => {
+            return Err(LoadError::Memory {
+                file: file.path().to_owned(),
+                needed: file.n_bytes,
+                available,
+            });
+        }
+        _ => {}
+    }
+    let error = match Leases::take(&file.shards) {
+        Ok(leases) => return Ok((true, Some(leases))),
+        Err(error) => error,
+    };
+    let reason = match (params.use_mmap, short) {
+        (Some(true), _) => "'use_mmap' is true".to_owned(),
+        _ if file.shards.iter().all(|shard| is_read_only(shard)) => return Ok((true, None)),
+        (_, Some(available)) => format!(
+            "it has {} bytes and {available} bytes of memory are available",
+            file.n_bytes
+        ),
+        (_, None) => {
+            log::info!("{error}: it is read into memory, not mapped");
+            return Ok((false, None));
+        }
+    };
+    log::warn!(
+        "{error}: it is mapped all the same, as {reason}; who changes it in place ends the server"
+    );
+    Ok((true, None))
+}
+
+/// Whether the file system of a file is mounted read-only.
+fn is_read_only(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return false;
+    };
+    // SAFETY: all zeros is a valid value of a struct of numbers.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a C string, and the struct may be written.
+    let asked = unsafe { libc::statvfs(path.as_ptr(), &raw mut found) };
+    asked == 0 && found.f_flag & libc::ST_RDONLY != 0
+}
+
 /// Loads the model of a file that was checked.
-pub(super) fn load(path: &Path, params: &LoadParams) -> Result<LlamaModel, LoadError> {
+pub(super) fn load(
+    path: &Path,
+    params: &LoadParams,
+    use_mmap: bool,
+) -> Result<LlamaModel, LoadError> {
     backend::init()?;
     let file = path.to_str().and_then(|text| CString::new(text).ok());
     let file = file.ok_or_else(|| LoadError::Path(path.to_owned()))?;
@@ -98,7 +166,7 @@ pub(super) fn load(path: &Path, params: &LoadParams) -> Result<LlamaModel, LoadE
     raw.tensor_buft_overrides = overrides.as_ptr();
     raw.vocab_only = params.vocab_only;
     raw.use_extra_bufts = params.repack;
-    raw.load_mode = match (params.use_mmap, params.use_mlock) {
+    raw.load_mode = match (use_mmap, params.use_mlock) {
         (false, false) => sys::LLAMA_LOAD_MODE_NONE,
         (true, false) => sys::LLAMA_LOAD_MODE_MMAP,
         (false, true) => sys::LLAMA_LOAD_MODE_MLOCK,

@@ -11,6 +11,8 @@
 //! | `backend` | what is set once per process: initialisation, log, last words |
 //! | `modules` | loads llama.cpp's modules, where it is built in modules |
 //! | `gguf` | reads a model file's header before llama.cpp does: [`ModelFile`] |
+//! | `lease` | keeps mapped model files as they were |
+//! | `maps` | what is mapped of a file |
 //! | `load` | what a model is loaded with: [`LoadParams`] |
 //! | `model` | weights and vocabulary: [`Model`] |
 //! | `template` | messages to prompt: [`ChatTemplate`] |
@@ -33,7 +35,9 @@ mod context;
 mod draft_model;
 mod exp;
 mod gguf;
+mod lease;
 mod load;
+mod maps;
 mod model;
 #[cfg(feature = "dynamic-backends")]
 mod modules;

@@ -12,6 +12,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::backend::NoModule;
 use super::gguf::{GgufError, ModelFile};
+use super::lease::Leases;
 use super::load::{self, LoadParams};
 use super::sampler::{Breakers, Sampler};
 use crate::engine::{Sharing, Token};
@@ -56,6 +57,21 @@ pub enum LoadError {
     NoWeights(PathBuf),
     #[error("model file '{}': llama.cpp cannot load it: {reason}", file.display())]
     Llama { file: PathBuf, reason: String },
+    #[error(
+        "model file '{}': reading it, as 'use_mmap' is false, needs {needed} bytes: {available} bytes of \
+         memory are available",
+        file.display()
+    )]
+    Memory {
+        file: PathBuf,
+        needed: u64,
+        available: u64,
+    },
+    #[error("model file '{}': what is mapped of it cannot be found out: {source}", file.display())]
+    Maps {
+        file: PathBuf,
+        source: std::io::Error,
+    },
     #[error("llama.cpp has no device '{0}'")]
     Device(String),
     #[error("llama.cpp has no buffer type '{0}'")]
@@ -90,6 +106,8 @@ pub enum TokenizeError {
 /// A loaded model.
 #[derive(Debug)]
 pub struct Model {
+    // Dropped before what they are on: until then it must stay mapped.
+    leases: Option<Leases>,
     inner: LlamaModel,
     file: ModelFile,
     n_vocab: usize,
@@ -115,10 +133,23 @@ impl Model {
         if file.tensors.is_empty() && !params.vocab_only {
             return Err(LoadError::NoWeights(path));
         }
-        Self::new(load::load(&path, params)?, file, &path)
+        let (use_mmap, leases) = load::hold(&file, params)?;
+        let inner = load::load(&path, params, use_mmap)?;
+        if let Some(leases) = &leases {
+            leases.loaded().map_err(|source| LoadError::Maps {
+                file: path.clone(),
+                source,
+            })?;
+        }
+        Self::new(inner, leases, file, &path)
     }
 
-    fn new(inner: LlamaModel, file: ModelFile, path: &Path) -> Result<Self, LoadError> {
+    fn new(
+        inner: LlamaModel,
+        leases: Option<Leases>,
+        file: ModelFile,
+        path: &Path,
+    ) -> Result<Self, LoadError> {
         let unusable = |what| LoadError::Unusable {
             file: path.to_owned(),
             what,
@@ -168,9 +199,15 @@ impl Model {
             max_piece_bytes,
             chat_template: chat_template.and_then(|template| template.to_string().ok()),
             breakers: Mutex::default(),
+            leases,
             inner,
             file,
         })
+    }
+
+    /// Whether its files were changed in a way that the weights are lost.
+    pub(super) fn is_lost(&self) -> bool {
+        self.leases.as_ref().is_some_and(Leases::is_lost)
     }
 
     /// What the file's header says.

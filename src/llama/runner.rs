@@ -43,6 +43,8 @@ pub enum RunError {
     },
     #[error("{op:?} cannot be done: {problem}")]
     Cache { op: CacheOp, problem: &'static str },
+    #[error("the model file was overwritten, and its weights are lost: load the model again")]
+    Lost,
     #[error("llama.cpp failed to decode {n_rows} rows: code {code} ({meaning})")]
     Decode {
         code: i32,
@@ -356,6 +358,9 @@ impl Runner {
         let begin = Instant::now();
         let mut decoded = self.context.decode(&mut self.batch);
         self.decode_time += begin.elapsed();
+        if self.model.is_lost() {
+            return Err(RunError::Lost);
+        }
         if self
             .attention
             .as_ref()

@@ -502,6 +502,7 @@ fn check_positions(n_ctx: u32, max_positions: Option<u32>) -> Result<(), LoadErr
 
 fn read_template(path: &Path) -> Result<String, LoadError> {
     let unreadable = |source| LoadError::File {
+        field: "config parameter 'chat_template_file': ",
         path: path.to_owned(),
         source,
     };

@@ -67,7 +67,7 @@ fn every_learned_position_can_be_run() {
     let folder = Folder::new("gpt2");
     let path = folder.write("gpt2.gguf", &gpt2(256).bytes());
     let params = LoadParams {
-        use_mmap: false,
+        use_mmap: Some(false),
         ..LoadParams::default()
     };
     let model = Arc::new(Model::load(&path, &params).unwrap_or_else(|error| panic!("{error}")));

@@ -70,7 +70,7 @@ impl Kind {
     pub fn model(&self) -> Arc<Model> {
         let (_folder, path) = self.file();
         let params = LoadParams {
-            use_mmap: false,
+            use_mmap: Some(false),
             ..LoadParams::default()
         };
         Arc::new(Model::load(&path, &params).unwrap_or_else(|error| panic!("{error}")))

@@ -7,6 +7,7 @@ mod drafts;
 mod files;
 mod keys;
 mod kinds;
+mod leases;
 mod mutants;
 mod mutate;
 mod running;

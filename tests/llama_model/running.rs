@@ -25,7 +25,7 @@ pub fn model() -> Arc<Model> {
         let folder = Folder::new("shared");
         let path = folder.write("tiny.gguf", &tiny_model().bytes());
         let params = LoadParams {
-            use_mmap: false,
+            use_mmap: Some(false),
             ..LoadParams::default()
         };
         Arc::new(Model::load(&path, &params).unwrap_or_else(|error| panic!("{error}")))

@@ -26,7 +26,7 @@ fn vocabulary(folder: &Folder, kind: &str, pre: &str, tokens: &[String]) -> Resu
     let path = folder.write(&format!("{kind}-{pre}.gguf"), &gguf.bytes());
     let params = LoadParams {
         vocab_only: true,
-        use_mmap: false,
+        use_mmap: Some(false),
         ..LoadParams::default()
     };
     Model::load(&path, &params).map_err(|error| error.to_string())
@@ -48,7 +48,7 @@ fn a_text_without_a_token_is_refused() {
         .without("tokenizer.ggml.scores");
     let params = LoadParams {
         vocab_only: true,
-        use_mmap: false,
+        use_mmap: Some(false),
         ..LoadParams::default()
     };
     let path = folder.write("bert.gguf", &gguf.bytes());

@@ -122,6 +122,8 @@ fn restrict() {
 
 fn run(trial: &Trial) -> Result<(), String> {
     let mut params = LoadParams {
+        // No longer than this process lives.
+        use_mmap: Some(true),
         repack: trial.repack,
         ..LoadParams::default()
     };
