@@ -14,10 +14,10 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{mem, ptr};
 
 use crate::engine::{FinishReason, Usage};
 use crate::permit::Permit;
@@ -33,7 +33,7 @@ const BURST: f64 = 8.0;
 
 /// How often it is looked for a stop while requests are open, and how often for
 /// clients that are gone while the server stops.
-const WATCH: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(1));
+const WATCH: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(5));
 
 /// One request's way back to its client: Triton's, or a test's.
 ///
@@ -96,6 +96,7 @@ struct Pending {
     is_told: bool,
     is_queued: bool,
     is_broken: bool,
+    is_gone: bool,
     next_send: Option<Instant>,
 }
 
@@ -103,7 +104,6 @@ impl Pending {
     /// The error that ends the stream as a chunk, once, for a client that reads chunks already.
     fn error_chunk(&mut self) -> Option<String> {
         match &self.end {
-            Some(End::Fail(error)) if error.code == Code::Cancelled => None,
             Some(End::Fail(error)) if self.has_sent && !self.is_told => {
                 self.is_told = true;
                 Some(reply::error(&error.message))
@@ -132,6 +132,7 @@ impl Outbox {
             is_told: false,
             is_queued: false,
             is_broken: false,
+            is_gone: false,
             next_send: None,
         };
         let queue = Arc::clone(&delivery.queue);
@@ -184,6 +185,16 @@ impl Outbox {
         }
     }
 
+    /// Ends a request whose client is found gone a second time.
+    ///
+    /// Not the first time: gRPC's front end is then still telling its requests
+    /// of it, and can crash where one ends meanwhile.
+    fn finish_if_gone(self: &Arc<Self>) {
+        if (self.is_cancelled)() && mem::replace(&mut self.lock().is_gone, true) {
+            self.finish(End::Fail(Error::new(Code::Cancelled, GONE)));
+        }
+    }
+
     fn enqueue(self: &Arc<Self>, pending: &mut Pending) {
         if !pending.is_queued {
             pending.is_queued = true;
@@ -199,7 +210,7 @@ impl Outbox {
         let Some(mut wire) = pending.wire.take() else {
             return;
         };
-        let text = std::mem::take(&mut pending.text);
+        let text = mem::take(&mut pending.text);
         let chunk = if self.streaming && !text.is_empty() {
             Some(reply::chunk(&text))
         } else {
@@ -460,11 +471,9 @@ fn deliver_all(queue: &Queue, is_stopping: impl Fn() -> bool) {
                 let is_stopping = is_stopping();
                 let _running = while_running();
                 for outbox in open {
-                    guarded(outbox, |outbox| {
-                        if is_stopping && (outbox.is_cancelled)() {
-                            outbox.finish(End::Fail(Error::new(Code::Cancelled, GONE)));
-                        }
-                    });
+                    if is_stopping {
+                        guarded(outbox, Outbox::finish_if_gone);
+                    }
                 }
                 look = Instant::now() + if is_stopping { WATCH.1 } else { WATCH.0 };
                 continue;

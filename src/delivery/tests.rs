@@ -87,6 +87,10 @@ struct Stream {
 
 impl Stream {
     fn new(delivery: &Delivery, streaming: bool, fault: Fault) -> Self {
+        Self::of_client(delivery, streaming, fault, false)
+    }
+
+    fn of_client(delivery: &Delivery, streaming: bool, fault: Fault, is_gone: bool) -> Self {
         let (sender, record) = channel();
         let wire = FakeWire {
             record: sender,
@@ -97,7 +101,7 @@ impl Stream {
         let outbox = Outbox::new(
             delivery,
             Box::new(wire),
-            Box::new(|| false),
+            Box::new(move || is_gone),
             streaming,
             "a test".to_owned(),
             Permit::take(&Arc::default(), 1).expect("a free place"),
@@ -371,4 +375,34 @@ fn the_pacer_bounds_the_rate_and_does_not_catch_up() {
         n_at_once += 1;
     }
     assert_eq!(n_at_once, BURST as usize);
+}
+
+#[test]
+fn while_the_server_stops_streams_of_clients_that_are_gone_end_without_the_engine() {
+    let check = |is_stopping: bool, is_gone: bool, expected: Option<Sent>| {
+        let delivery = Delivery::start(move || is_stopping).expect("a thread");
+        let stream = Stream::of_client(&delivery, true, Fault::None, is_gone);
+        stream.outbox.push("a");
+        assert_eq!(stream.next(), Sent::Chunk("a".to_owned()));
+        let case = format!("stopping: {is_stopping}, gone: {is_gone}");
+        match expected {
+            Some(failed) => {
+                assert_eq!(stream.next(), Sent::ErrorChunk(String::new()), "{case}");
+                assert_eq!(stream.next(), failed, "{case}");
+            }
+            None => {
+                let more = stream.record.recv_timeout(WATCH.0 * 5);
+                assert_eq!(more.err(), Some(RecvTimeoutError::Timeout), "{case}");
+            }
+        }
+        // What the engine says of it later changes nothing.
+        stream.outbox.push("b");
+        stream.complete();
+        let n_more = if is_gone && is_stopping { 0 } else { 2 };
+        assert_eq!(stream.end().len(), n_more, "{case}");
+    };
+    let failed = Sent::Failed(Code::Cancelled, GONE.to_owned());
+    check(true, true, Some(failed));
+    check(true, false, None);
+    check(false, true, None);
 }
