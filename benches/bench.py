@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 
-from harness import engine, latency, prefixes, report, results, speculation, throughput
+from harness import cores, engine, latency, prefixes, report, results, speculation, throughput
 from harness.measure import say
 from harness.settings import from_environment
 
@@ -32,6 +32,7 @@ ROWS = {
     12: (latency.row_12, 40),
     13: (engine.row_13, 1),
     14: (speculation.row_14, 9),
+    15: (cores.row_15, 4),
 }
 
 

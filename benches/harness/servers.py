@@ -49,6 +49,18 @@ def ours(gguf, protocol="triton-http", **parameters):
 
 
 @contextmanager
+def ours_twice(gguf, **parameters):
+    """The same with two models, which are copies of each other: two endpoints."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        names = [MODEL, f"{MODEL}_2"]
+        for name in names:
+            make_model(Path(folder), config(name, **{"n_threads": N_THREADS, **parameters}), name, gguf)
+        with Server(folder, timeout=120) as server:
+            ready = time.monotonic() - server.started
+            yield [Endpoint("triton-http", server.http_port, server.process.pid, ready, name) for name in names]
+
+
+@contextmanager
 def llama_server(gguf, *arguments):
     """llama-server with these arguments."""
     (port,) = free_ports(1)

@@ -57,20 +57,21 @@ struct Held {
 }
 
 impl DraftModel {
-    /// Makes a context for `model`, to draft for `target`.
+    /// Makes a context for `model`, to draft for that of `target`, whose threads it computes with.
     pub fn new(
         model: Arc<Model>,
-        target: &Model,
+        target: &Runner,
         params: &ContextParams,
     ) -> Result<Self, DraftModelError> {
-        let (found, expected) = (model.n_vocab(), target.n_vocab());
+        let target_model = target.model();
+        let (found, expected) = (model.n_vocab(), target_model.n_vocab());
         if found.abs_diff(expected) > MAX_PADDING {
             return Err(DraftModelError::VocabularySize { found, expected });
         }
         let n_vocab = found.min(expected);
         for token in 0..n_vocab {
             let id = Token(token as i32);
-            let (found, expected) = (model.piece(id), target.piece(id));
+            let (found, expected) = (model.piece(id), target_model.piece(id));
             if found != expected {
                 return Err(DraftModelError::Vocabulary {
                     token,
@@ -88,7 +89,7 @@ impl DraftModel {
             ..params.clone()
         };
         let max_positions = model.file().max_positions;
-        let runner = Runner::new(model, &params)?;
+        let runner = Runner::beside(target, model, &params)?;
         Ok(Self {
             n_ctx: max_positions.map_or(runner.n_cells(), |n| n as usize),
             runner,

@@ -17,7 +17,8 @@
 //! | `model` | weights and vocabulary: [`Model`] |
 //! | `template` | messages to prompt: [`ChatTemplate`] |
 //! | `sampler` | logits to token, one per sequence |
-//! | `context` | how a context is made: [`ContextParams`] |
+//! | `context` | how a context is made, and the calls on it: [`ContextParams`] |
+//! | `pool` | the threads that it computes with |
 //! | `at_once` | which rows llama.cpp is given at once |
 //! | `attention` | attention on CPUs, in place of llama.cpp's |
 //! | `slots` | what each slot holds, and the changes to it |
@@ -42,6 +43,7 @@ mod model;
 #[cfg(feature = "dynamic-backends")]
 mod modules;
 mod objects;
+mod pool;
 mod runner;
 mod sampler;
 mod slots;
@@ -56,11 +58,12 @@ pub use draft_model::{DraftModel, DraftModelError};
 pub use gguf::{GgufError, ModelFile, Problem, Tensor, VocabularyProblem};
 pub use load::LoadParams;
 pub use model::{LoadError, Model, TokenizeError};
+pub use pool::NoThreads;
 pub use runner::{RowProblem, RunError, Runner};
 pub use sampler::{Buffers, SampleError, Sampler, SamplingThreads};
 pub use template::{CHATML, ChatTemplate, TemplateError};
 
-use llama_cpp_2::context::params::KvCacheType;
+use llama_cpp_sys_2 as sys;
 use serde::{Deserialize, Serialize};
 
 /// The number format of the cached keys or values.
@@ -102,30 +105,24 @@ impl CacheType {
 
     /// The bytes of `n_values` numbers, whole blocks counted.
     fn n_bytes(self, n_values: u64) -> u64 {
-        let raw = KvCacheType::from(self).into();
+        let raw = self.raw();
         // SAFETY: both only look a valid type up in a constant table.
-        let (block, bytes) = unsafe {
-            (
-                llama_cpp_sys_2::ggml_blck_size(raw),
-                llama_cpp_sys_2::ggml_type_size(raw),
-            )
-        };
+        let (block, bytes) = unsafe { (sys::ggml_blck_size(raw), sys::ggml_type_size(raw)) };
         n_values.div_ceil(block.max(1).unsigned_abs()) * bytes as u64
     }
-}
 
-impl From<CacheType> for KvCacheType {
-    fn from(kind: CacheType) -> Self {
-        match kind {
-            CacheType::F32 => Self::F32,
-            CacheType::F16 => Self::F16,
-            CacheType::BF16 => Self::BF16,
-            CacheType::Q8_0 => Self::Q8_0,
-            CacheType::Q5_1 => Self::Q5_1,
-            CacheType::Q5_0 => Self::Q5_0,
-            CacheType::Q4_1 => Self::Q4_1,
-            CacheType::Q4_0 => Self::Q4_0,
-            CacheType::Iq4Nl => Self::IQ4_NL,
+    /// llama.cpp's number for it.
+    fn raw(self) -> sys::ggml_type {
+        match self {
+            Self::F32 => sys::GGML_TYPE_F32,
+            Self::F16 => sys::GGML_TYPE_F16,
+            Self::BF16 => sys::GGML_TYPE_BF16,
+            Self::Q8_0 => sys::GGML_TYPE_Q8_0,
+            Self::Q5_1 => sys::GGML_TYPE_Q5_1,
+            Self::Q5_0 => sys::GGML_TYPE_Q5_0,
+            Self::Q4_1 => sys::GGML_TYPE_Q4_1,
+            Self::Q4_0 => sys::GGML_TYPE_Q4_0,
+            Self::Iq4Nl => sys::GGML_TYPE_IQ4_NL,
         }
     }
 }

@@ -384,12 +384,19 @@ impl Model {
 
     /// Whether some layers look at the last tokens only, and may forget those before them.
     pub(super) fn has_window(&self) -> bool {
-        let model = &raw const self.inner;
-        // SAFETY: in the version pinned, `LlamaModel` is a transparent wrapper around a non-null
-        // pointer to the model, which lives as long as `inner`; the call only reads a number.
-        unsafe { llama_cpp_sys_2::llama_model_n_swa(*model.cast()) > 0 }
+        // SAFETY: the model is alive; the call only reads a number.
+        unsafe { llama_cpp_sys_2::llama_model_n_swa(self.raw()) > 0 }
     }
 
+    /// llama.cpp's model, alive as long as this one.
+    pub(super) fn raw(&self) -> *mut llama_cpp_sys_2::llama_model {
+        let model = &raw const self.inner;
+        // SAFETY: in the version pinned, `LlamaModel` is a transparent wrapper around a non-null
+        // pointer to the model.
+        unsafe { *model.cast() }
+    }
+
+    #[cfg(test)]
     pub(super) fn llama(&self) -> &LlamaModel {
         &self.inner
     }

@@ -5,20 +5,13 @@
 //! cache. Decides nothing: which tokens run where is the scheduler's.
 
 use std::collections::HashMap;
-use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use llama_cpp_2::DecodeError;
-use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::llama_batch::LlamaBatch;
-use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::token::LlamaToken;
-use llama_cpp_sys_2 as sys;
-
 use super::at_once::AtOnce;
 use super::attention::Attention;
-use super::context::{ContextError, ContextParams, FlashAttention, new_context};
+use super::context::{Batch, Context, ContextError, ContextParams, FlashAttention, Making};
+use super::pool::ComputeThreads;
 use super::sampler::{SampleError, Sampler, SamplingThreads};
 use super::slots::{Held, Memory, Slots};
 use super::{Model, threads};
@@ -86,13 +79,14 @@ struct SamplingJob<'a> {
 /// A context with its model, and the samplers of the open sequences.
 ///
 /// # Invariants
-/// `context` borrows the model within `model`, which is neither moved nor dropped before it.
+/// `context` has the address of what `attention` holds, which is not dropped before it.
 pub struct Runner {
     // Dropped first: fields drop in the order of their declaration.
-    context: LlamaContext<'static>,
+    context: Context,
     attention: Option<Box<Attention>>,
     model: Arc<Model>,
-    batch: LlamaBatch<'static>,
+    batch: Batch,
+    threads: ComputeThreads,
     samplers: HashMap<SequenceId, Sampler>,
     slots: Slots,
     sampling: SamplingThreads,
@@ -110,6 +104,23 @@ pub struct Runner {
 impl Runner {
     /// Makes the context, with everything it will ever allocate, and runs a first step on it.
     pub fn new(model: Arc<Model>, params: &ContextParams) -> Result<Self, ContextError> {
+        Self::with_threads_of(None, model, params)
+    }
+
+    /// One that computes with the threads of another, on whose thread it must stay.
+    pub(super) fn beside(
+        other: &Self,
+        model: Arc<Model>,
+        params: &ContextParams,
+    ) -> Result<Self, ContextError> {
+        Self::with_threads_of(Some(other), model, params)
+    }
+
+    fn with_threads_of(
+        other: Option<&Self>,
+        model: Arc<Model>,
+        params: &ContextParams,
+    ) -> Result<Self, ContextError> {
         let is_single = model.file().architecture == SINGLE_SEQUENCE;
         let max_slots = if is_single { 1 } else { MAX_SLOTS };
         for (name, value, max) in [
@@ -127,17 +138,13 @@ impl Runner {
                 });
             }
         }
-        let model_ptr: *const LlamaModel = model.llama();
-        // SAFETY: the model lies in the allocation of `model`, an `Arc` that the runner keeps, so
-        // it stays where it is and lives as long as the runner. Nothing hands the context out, and
-        // as a field before `model` it is dropped first. Only `&` is ever made of the model.
-        let borrowed: &'static LlamaModel = unsafe { &*model_ptr };
         let n_model_bytes = model.file().n_bytes;
         let n_threads = threads::for_model("n_threads", params.n_threads, n_model_bytes);
         let n_threads_batch = match params.n_threads_batch {
             0 => n_threads,
             wish => threads::for_model("n_threads_batch", wish, n_model_bytes),
         };
+        let n_most = n_threads.max(n_threads_batch);
         let memory = Memory {
             sharing: match is_single || !params.kv_unified {
                 true => Sharing::None,
@@ -146,25 +153,29 @@ impl Runner {
             can_be_cut: model.can_be_cut(),
             has_states: model.has_states(),
         };
-        let n_sequences = memory.n_sequences(params.n_slots);
         let is_fused = params.flash_attention != FlashAttention::Off;
         let attention = (params.own_attention && is_fused)
-            .then(|| Attention::new(n_threads.max(n_threads_batch), params.kv_unified));
-        let context = new_context(
-            borrowed,
-            params,
-            n_sequences,
+            .then(|| Attention::new(n_most, params.kv_unified));
+        let threads = match other {
+            Some(other) => other.threads.clone().at_least(n_most),
+            None => ComputeThreads::new(n_most),
+        }?;
+        let making = Making {
+            n_sequences: memory.n_sequences(params.n_slots),
             n_threads,
             n_threads_batch,
-            attention.as_deref(),
-        )?;
+            attention: attention.as_deref(),
+            threads: threads.clone(),
+        };
+        let context = Context::new(Arc::clone(&model), params, making)?;
         // llama.cpp may round: what counts is what it made.
-        let n_batch = params.n_batch.min(context.n_batch() as usize);
-        let n_cells = context.n_ctx() as usize;
+        let n_batch = params.n_batch.min(context.n_batch());
+        let n_cells = context.n_ctx();
         let mut runner = Self {
             context,
             attention,
-            batch: LlamaBatch::new(n_batch, 1),
+            batch: Batch::new(n_batch),
+            threads,
             samplers: HashMap::new(),
             slots: Slots::new(memory, params.n_slots),
             sampling: SamplingThreads::new(params.n_slots.min(n_threads as usize)),
@@ -226,10 +237,7 @@ impl Runner {
     /// Steps so far whose graph was that of the step before, as their rows, outputs and cells in use,
     /// rounded up to 256, were as many: nothing is built for them, and on a GPU they are launched as one.
     pub fn n_reused_graphs(&mut self) -> usize {
-        let timings = self.context.timings();
-        // SAFETY: in the version pinned, `LlamaTimings` holds llama.cpp's numbers and nothing else.
-        let numbers: sys::llama_perf_context_data = unsafe { mem::transmute(timings) };
-        numbers.n_reused as usize
+        self.context.n_reused_graphs()
     }
 
     /// Takes a sequence's sampler, which its output rows need.
@@ -347,16 +355,11 @@ impl Runner {
     fn decode(&mut self, rows: &[Row]) -> Result<(), RunError> {
         self.batch.clear();
         for row in rows {
-            let (token, pos, slot) = (
-                LlamaToken(row.token.0),
-                row.pos as i32,
-                i32::from(row.slot.0),
-            );
-            let added = self.batch.add(token, pos, &[slot], row.output);
-            added.expect("the batch has room for n_batch rows");
+            let slot = i32::from(row.slot.0);
+            self.batch.add(row.token.0, row.pos, slot, row.output);
         }
         let begin = Instant::now();
-        let mut decoded = self.context.decode(&mut self.batch);
+        let mut decoded = self.context.decode(&self.batch);
         self.decode_time += begin.elapsed();
         if self.model.is_lost() {
             return Err(RunError::Lost);
@@ -366,27 +369,24 @@ impl Runner {
             .as_ref()
             .is_some_and(|attention| attention.take_failure())
         {
-            decoded = decoded.and(Err(DecodeError::Unknown(-3)));
+            decoded = decoded.and(Err(-3));
         }
         if let Some(attention) = &self.attention {
             for (row, print) in rows.iter().zip(attention.take_prints()) {
                 self.slots.know(row.slot, row.pos, print);
             }
         }
-        decoded.map_err(|error| {
-            let (code, meaning) = match error {
-                DecodeError::NoKvCacheSlot => (1, "no room in the KV cache"),
-                DecodeError::NTokensZero => (-1, "a bad batch"),
-                DecodeError::Unknown(2) => (2, "aborted"),
-                DecodeError::Unknown(-2) => (-2, "out of memory"),
-                DecodeError::Unknown(-3) => (-3, "the computation failed"),
-                DecodeError::Unknown(code) => (code, "unknown"),
-            };
-            RunError::Decode {
-                code,
-                n_rows: rows.len(),
-                meaning,
-            }
+        decoded.map_err(|code| RunError::Decode {
+            code,
+            n_rows: rows.len(),
+            meaning: match code {
+                1 => "no room in the KV cache",
+                2 => "aborted",
+                -1 => "a bad batch",
+                -2 => "out of memory",
+                -3 => "the computation failed",
+                _ => "unknown",
+            },
         })
     }
 
@@ -396,8 +396,9 @@ impl Runner {
         let mut jobs: Vec<SamplingJob> = Vec::new();
         let outputs = rows.iter().enumerate().filter(|(_, row)| row.output);
         for (index, row) in outputs {
-            // Here, not in the job: at the first call llama.cpp may still put the rows in order.
-            let logits = self.context.get_logits_ith(index as i32);
+            // Here, not in the job, as `logits` says.
+            let logits = self.context.logits(index);
+            let logits = logits.expect("the row was marked as one with an output");
             let next = rows.get(index + 1).filter(|next| next.slot == row.slot);
             let output = (index, logits, next.map(|next| next.token));
             if let Some(sampler) = self.samplers.remove(&row.sequence) {

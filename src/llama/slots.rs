@@ -5,16 +5,13 @@
 
 use std::collections::HashMap;
 
-use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
-
 use super::attention::{Attention, Print};
+use super::context::{Context, State};
 use super::runner::MAX_SLOTS;
 use crate::engine::{BlockId, CacheOp, Sharing, SlotId};
 
 const NO_SUCH_SLOT: &str = "there is no such slot";
 const NO_SUCH_BLOCK: &str = "there is no such block";
-const NO_SUCH_POSITION: &str = "there is no such position";
 const TOO_FEW_TOKENS: &str = "the slot holds fewer tokens";
 const NOTHING_SHARED: &str = "nothing is shared in this context";
 const NOTHING_SAVED: &str = "nothing is saved in this context";
@@ -63,7 +60,7 @@ pub(super) enum Held {
 struct Saved {
     start: u32,
     end: u32,
-    state: SeqState,
+    state: State,
     prints: Vec<Print>,
 }
 
@@ -135,7 +132,7 @@ impl Slots {
 
     pub(super) fn change(
         &mut self,
-        context: &mut LlamaContext,
+        context: &mut Context,
         attention: Option<&Attention>,
         op: CacheOp,
     ) -> Result<(), &'static str> {
@@ -168,7 +165,7 @@ impl Slots {
 
     fn keep(
         &mut self,
-        context: &mut LlamaContext,
+        context: &mut Context,
         slot: SlotId,
         n_tokens: u32,
     ) -> Result<(), &'static str> {
@@ -182,16 +179,16 @@ impl Slots {
         }
         self.prints[usize::from(slot.0)].truncate(n_tokens as usize);
         let start = (n_tokens > 0).then_some(n_tokens);
-        let cleared = clear(context, self.sequence_of(slot), start);
-        cleared.map_err(|_| {
+        if !context.clear(self.sequence_of(slot), start) {
             self.lose(slot);
-            UNCUT
-        })
+            return Err(UNCUT);
+        }
+        Ok(())
     }
 
     fn share(
         &mut self,
-        context: &mut LlamaContext,
+        context: &mut Context,
         from: SlotId,
         to: SlotId,
         n_tokens: u32,
@@ -209,35 +206,35 @@ impl Slots {
         }
         self.prints[usize::from(to.0)] = self.prints_between(from, 0, n_tokens);
         let (from, to) = (self.sequence_of(from), self.sequence_of(to));
-        let shared = context.copy_kv_cache_seq(from, to, None, Some(n_tokens));
-        shared.map_err(|_| NO_SUCH_POSITION)
+        context.share(from, to, None, Some(n_tokens));
+        Ok(())
     }
 
     /// Copies by way of a sequence that has only these tokens: llama.cpp saves all that one has.
     fn save(
         &self,
-        context: &mut LlamaContext,
+        context: &mut Context,
         slot: SlotId,
         start: u32,
         end: u32,
-    ) -> Result<SeqState, &'static str> {
+    ) -> Result<State, &'static str> {
         match self.held(slot)? {
             Held::Tokens(n_held) if start < end && end <= n_held => {}
             _ => return Err(TOO_FEW_TOKENS),
         }
         let by = i32::from(self.copying.ok_or(NOTHING_SAVED)?);
-        context
-            .copy_kv_cache_seq(self.sequence_of(slot), by, Some(start), Some(end))
-            .map_err(|_| NO_SUCH_POSITION)?;
-        let state = context.state_seq_get(by, LlamaStateSeqFlags::empty());
-        clear(context, by, None)?;
-        state.map_err(|_| NOT_COPIED)
+        context.share(self.sequence_of(slot), by, Some(start), Some(end));
+        let state = context.save(by);
+        match context.clear(by, None) {
+            true => state.ok_or(NOT_COPIED),
+            false => Err(NOT_COPIED),
+        }
     }
 
     /// The way back of [`Slots::save`].
     fn load(
         &mut self,
-        context: &mut LlamaContext,
+        context: &mut Context,
         attention: Option<&Attention>,
         slot: SlotId,
         block: BlockId,
@@ -247,10 +244,10 @@ impl Slots {
         if self.held(slot)? != Held::Tokens(saved.start) {
             return Err("the slot does not end where the block begins");
         }
-        let loaded = context.state_seq_set(&saved.state, by);
-        let copied = context.copy_kv_cache_seq(by, self.sequence_of(slot), None, None);
-        let cleared = clear(context, by, None);
-        if loaded.is_err() || copied.is_err() || cleared.is_err() {
+        let is_loaded = context.load(&saved.state, by);
+        context.share(by, self.sequence_of(slot), None, None);
+        let is_cleared = context.clear(by, None);
+        if !is_loaded || !is_cleared {
             self.lose(slot);
             return Err(NOT_COPIED);
         }
@@ -279,17 +276,5 @@ impl Slots {
     fn sequence_of(&self, slot: SlotId) -> i32 {
         let is_after = self.copying.is_some_and(|copying| slot.0 >= copying);
         i32::from(slot.0) + i32::from(is_after)
-    }
-}
-
-/// Takes a sequence's cells from a position on.
-fn clear(
-    context: &mut LlamaContext,
-    sequence: i32,
-    start: Option<u32>,
-) -> Result<(), &'static str> {
-    match context.clear_kv_cache_seq(Some(sequence as u32), start, None) {
-        Ok(true) => Ok(()),
-        _ => Err(NOT_COPIED),
     }
 }

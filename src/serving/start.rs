@@ -95,7 +95,7 @@ impl EnginePlan<'_> {
         let memory = self.memory(&weights, draft_weights.as_ref(), fitted.as_ref(), n_cells);
         let n_host = n_host(parameters, weights.file(), memory::available_bytes());
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
-        let drafter = self.drafter(draft_weights, &weights, &context)?;
+        let drafter = self.drafter(draft_weights, &runner, &context)?;
         let sharing = match parameters.enable_prefix_caching {
             true => runner.sharing(),
             false => Sharing::None,
@@ -211,13 +211,13 @@ impl EnginePlan<'_> {
     fn drafter(
         &self,
         draft_weights: Option<llama::Model>,
-        weights: &llama::Model,
+        runner: &llama::Runner,
         context: &ContextParams,
     ) -> Result<Option<Box<dyn Drafter>>, LoadError> {
         let parameters = &self.config.parameters;
         Ok(match draft_weights {
             Some(model) => {
-                let model = llama::DraftModel::new(Arc::new(model), weights, context)?;
+                let model = llama::DraftModel::new(Arc::new(model), runner, context)?;
                 Some(Box::new(model))
             }
             None if max_draft(parameters) > 0 => Some(Box::new(PromptLookup {

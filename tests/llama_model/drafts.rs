@@ -63,7 +63,7 @@ fn drafts_save_steps_and_change_no_text() {
         let seeded = sampled(requests.clone());
         let expected_seeded = generate(&mut runner, &demo, 4, &seeded);
 
-        let mut itself = DraftModel::new(Arc::clone(&demo), &demo, &params)
+        let mut itself = DraftModel::new(Arc::clone(&demo), &runner, &params)
             .unwrap_or_else(|error| panic!("{error}"));
         let mut lookup = PromptLookup { n_gram: 2..=5 };
         let drafters: [(&mut dyn Drafter, f64); 3] =
@@ -84,7 +84,9 @@ fn drafts_save_steps_and_change_no_text() {
 
 #[test]
 fn a_draft_model_has_the_vocabulary_of_the_model() {
-    let made = DraftModel::new(model(), &demo_model(), &params(true));
+    let params = params(true);
+    let target = Runner::new(demo_model(), &params).unwrap_or_else(|error| panic!("{error}"));
+    let made = DraftModel::new(model(), &target, &params);
     let error = made.err().map(|error| error.to_string());
     let error = error.expect("another vocabulary");
     assert!(
@@ -102,7 +104,8 @@ fn who_cannot_be_drafted_for_keeps_nobody_else_from_it() {
         n_cells: 256,
         ..ContextParams::default()
     };
-    let drafter = DraftModel::new(Arc::clone(&demo), &demo, &params);
+    let target = Runner::new(Arc::clone(&demo), &params).unwrap_or_else(|error| panic!("{error}"));
+    let drafter = DraftModel::new(Arc::clone(&demo), &target, &params);
     let mut drafter = drafter.unwrap_or_else(|error| panic!("{error}"));
     let texts = [
         vec![Token(40); 300],

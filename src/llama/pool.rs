@@ -1,0 +1,130 @@
+//! The threads that graphs are computed with.
+//!
+//! A runner makes them when it begins, and a draft model shares those of the model that it drafts for.
+//! They sleep between two graphs, and end with the last context that they are attached to. Without them
+//! ggml makes its threads anew for each graph. They compute one graph at a time: whoever shares them
+//! lives on one thread.
+//!
+//! Where cores are short, what counts is that a thread which waits for another within a graph gives its
+//! core away: see `include/compiler/stdatomic.h`.
+
+use std::mem;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::thread;
+
+use llama_cpp_sys_2 as sys;
+
+/// The name of the threads, in `top -H` and the like.
+const NAME: &str = "llm-compute";
+
+/// Why there are no threads to compute with.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NoThreads {
+    #[error("no thread can be started to make {n_threads} threads for computing: {reason}")]
+    Start { n_threads: u32, reason: String },
+    #[error("llama.cpp's module for this CPU makes no threads")]
+    Module,
+}
+
+/// Some threads, for whoever holds a clone.
+#[derive(Clone)]
+pub(super) struct ComputeThreads(Arc<Pool>);
+
+impl ComputeThreads {
+    /// `n_threads` count whoever has a graph computed: one fewer are made.
+    pub(super) fn new(n_threads: u32) -> Result<Self, NoThreads> {
+        let functions = Functions::of_cpu().ok_or(NoThreads::Module)?;
+        let start = move || {
+            // SAFETY: the call only returns a value.
+            let mut params = unsafe { sys::ggml_threadpool_params_default(n_threads as i32) };
+            // Sleep at once, not only after a while.
+            params.poll = 0;
+            // SAFETY: the parameters are valid for the call, which copies what it needs later.
+            NonNull::new(unsafe { (functions.new)(&raw mut params) }).map(|raw| Pool {
+                raw,
+                n_threads,
+                free: functions.free,
+            })
+        };
+        // Threads have the name of the one that makes them.
+        let maker = thread::Builder::new().name(NAME.to_owned()).spawn(start);
+        let made = maker.map_err(|error| NoThreads::Start {
+            n_threads,
+            reason: error.to_string(),
+        })?;
+        let pool = made.join().ok().flatten().ok_or(NoThreads::Module)?;
+        Ok(Self(Arc::new(pool)))
+    }
+
+    /// These if they are enough for `n_threads`, or else others.
+    pub(super) fn at_least(self, n_threads: u32) -> Result<Self, NoThreads> {
+        match self.0.n_threads >= n_threads {
+            true => Ok(self),
+            false => Self::new(n_threads),
+        }
+    }
+
+    pub(super) fn raw(&self) -> sys::ggml_threadpool_t {
+        self.0.raw.as_ptr()
+    }
+}
+
+/// # Invariants
+/// `raw` was made by the module that `free` is of, and is owned here.
+struct Pool {
+    raw: NonNull<sys::ggml_threadpool>,
+    n_threads: u32,
+    free: Free,
+}
+
+// SAFETY: ggml's threads belong to no thread, and are made to be used and ended by any, one at a time.
+unsafe impl Send for Pool {}
+// SAFETY: what is shared is only the address. llama.cpp computes with it within a context, and those
+// that share it live on one thread.
+unsafe impl Sync for Pool {}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // SAFETY: each context that it was attached to held a clone, so none is left. The call joins the threads.
+        unsafe { (self.free)(self.raw.as_ptr()) };
+    }
+}
+
+type New = unsafe extern "C" fn(*mut sys::ggml_threadpool_params) -> sys::ggml_threadpool_t;
+type Free = unsafe extern "C" fn(sys::ggml_threadpool_t);
+
+/// How threads are made and ended.
+#[derive(Clone, Copy)]
+struct Functions {
+    new: New,
+    free: Free,
+}
+
+impl Functions {
+    /// Those of the CPU's module, which nothing is linked with where llama.cpp is built in modules. Where it
+    /// is not, they are found in the same way.
+    fn of_cpu() -> Option<Self> {
+        // SAFETY: llama.cpp is initialised, as a model is loaded, and its devices live as long as the
+        // process. The names are C strings. What the module has by these names are functions of these types.
+        unsafe {
+            let device = sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU);
+            if device.is_null() {
+                return None;
+            }
+            let registry = sys::ggml_backend_dev_backend_reg(device);
+            let find = |name: &std::ffi::CStr| {
+                let found = sys::ggml_backend_reg_get_proc_address(registry, name.as_ptr());
+                (!found.is_null()).then_some(found)
+            };
+            let (new, free) = (
+                find(c"ggml_threadpool_new")?,
+                find(c"ggml_threadpool_free")?,
+            );
+            Some(Self {
+                new: mem::transmute::<*mut std::ffi::c_void, New>(new),
+                free: mem::transmute::<*mut std::ffi::c_void, Free>(free),
+            })
+        }
+    }
+}
