@@ -26,7 +26,7 @@ build_client() {
 # The path of the program changes with its build, so it is copied to a known one.
 build_in_process() {
   run_step bench-in-process.log "Building the driver without a server" \
-    cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked --bench in_process --message-format=json-render-diagnostics
+    env -C "$ROOT" cargo build --release --locked --bench in_process --message-format=json-render-diagnostics
   cp "$(grep -o '"executable":"[^"]*/in_process-[^"]*"' "$BUILD/bench-in-process.log" | tail -n 1 | cut -d '"' -f 4)" "$BENCH/in_process"
 }
 

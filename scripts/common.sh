@@ -149,12 +149,13 @@ say_without_amx() {
     say "Without this processor's AMX, which $("$compiler" --version | head -n 1) does not know: GCC from 11 on does"
 }
 
-# Builds the library and lays it out as Triton expects a backend directory.
+# Builds the library and lays it out as Triton expects a backend directory. In the repository's folder, as
+# cargo reads .cargo/config.toml from where it is called.
 build_library() {
   drop_outdated
   say_without_amx
   run_step cargo-build.log "Building libtriton_llm.so (the first time takes some minutes: llama.cpp is compiled)" \
-    cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked
+    env -C "$ROOT" cargo build --release --locked
   mkdir -p "$BACKENDS/llm"
   # Replaced, not overwritten: a running server keeps the file it has mapped.
   cp "$LIBRARY" "$BACKENDS/llm/.new"

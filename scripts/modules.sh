@@ -49,7 +49,7 @@ for cache in "$ROOT"/target/release/build/llama-cpp-sys-2-*/out/build/CMakeCache
 done
 
 build() {
-  cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked --features "$FEATURE" -vv \
+  env -C "$ROOT" cargo build --release --locked --features "$FEATURE" -vv \
     --message-format=json-render-diagnostics
 }
 
