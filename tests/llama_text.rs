@@ -267,7 +267,7 @@ fn bad_templates_and_messages_are_errors() {
             "the chat template rejects these messages: Only user roles!",
         ),
         ("{{ messages[0].content.nothing.more }}", "cannot render"),
-        (forever, "more than 20000000 instructions"),
+        (forever, "more than 5000000 instructions"),
         (recursive, "cannot render"),
         (long, "makes more than"),
         ("{% include 'other' %}", "cannot render"),

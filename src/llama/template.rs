@@ -1,10 +1,17 @@
 //! Chat templates: from messages to the prompt text, as Hugging Face renders them.
 //!
 //! Made once at load, used by the intake thread for each request. A template is Jinja that came
-//! with the model and is trusted as its weights are. It reaches nothing outside, its instructions and
-//! recursion are bounded and so is its output, but not what one instruction does: a string operation
-//! may take as much time and memory as the template asks for. Messages come from clients and are only
-//! data to it. Tokens are no concern here.
+//! with the model, or with a request to load it, and is not trusted. It reaches nothing outside; its
+//! instructions, its recursion, its output and the bytes that it works on are bounded: see `budget`.
+//! Messages come from clients and are only data to it. Tokens are no concern here.
+
+mod budget;
+mod expressions;
+mod filters;
+mod operators;
+mod rewrite;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -13,7 +20,7 @@ use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::Serialize;
 
-use crate::protocol::Message;
+use crate::protocol::{Message, Role};
 
 /// What a model without a template of its own gets.
 pub const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n\
@@ -24,8 +31,12 @@ pub const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.ro
 const MAX_SOURCE_BYTES: usize = 1024 * 1024;
 
 /// Instructions that one rendering may take: some 50 for each of 4096 messages of real templates,
-/// with a wide margin. That is about a second of a core where none of them works on long strings.
-const FUEL: u64 = 20_000_000;
+/// with a wide margin.
+const FUEL: u64 = 5_000_000;
+
+/// Bytes that one rendering may make and work on, and so many times the messages' own on top.
+const MAX_WORK_BYTES: u64 = 256 << 20;
+const MAX_WORK_TIMES: u64 = 64;
 
 /// Depth of nested macro calls and loops.
 const MAX_RECURSION: usize = 200;
@@ -51,6 +62,10 @@ pub enum TemplateError {
     TooSlow,
     #[error("the chat template makes more than {max_bytes} bytes of these messages")]
     OutputTooLong { max_bytes: usize },
+    #[error(
+        "the chat template makes values of or works on more than {max_bytes} bytes for these messages"
+    )]
+    TooMuchWork { max_bytes: u64 },
 }
 
 /// A model's chat template, checked and compiled.
@@ -68,37 +83,51 @@ impl ChatTemplate {
                 n_bytes: source.len(),
             });
         }
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(MAX_RECURSION);
-        // Prompts are plain text: nothing is escaped.
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", tojson);
-        environment.add_filter("length", length);
-        environment.add_filter("count", length);
-        environment.add_test("iterable", is_iterable);
-        environment
-            .add_template_owned(NAME, normalised(source))
-            .map_err(|error| TemplateError::Syntax {
-                detail: describe(&error),
-            })?;
-        Ok(Self {
+        let mut environment = environment();
+        filters::guard(&mut environment);
+        let bad = |error: Error| TemplateError::Syntax {
+            detail: describe(&error),
+        };
+        let source = rewrite::rewritten(&normalised(source)).map_err(bad)?;
+        environment.add_template_owned(NAME, source).map_err(bad)?;
+        let template = Self {
             environment,
             bos: bos.to_owned(),
             eos: eos.to_owned(),
-        })
+        };
+        template.probe()?;
+        Ok(template)
+    }
+
+    /// Renders conversations as clients send them; one that is too costly for these serves nobody.
+    fn probe(&self) -> Result<(), TemplateError> {
+        let roles = [Role::System, Role::User, Role::Assistant, Role::User];
+        for roles in [&roles[1..2], &roles[..2], &roles[1..], &roles[..]] {
+            let messages = roles.iter().map(|&role| Message {
+                role,
+                content: "Hello, how are you?".to_owned(),
+            });
+            // It may refuse messages, or lack what only some requests have.
+            let rendered = self.render(&messages.collect::<Vec<_>>());
+            if let Err(
+                error @ (TemplateError::TooSlow
+                | TemplateError::OutputTooLong { .. }
+                | TemplateError::TooMuchWork { .. }),
+            ) = rendered
+            {
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// The prompt for an answer to these messages.
     pub fn render(&self, messages: &[Message]) -> Result<String, TemplateError> {
         let n_bytes: usize = messages.iter().map(|message| message.content.len()).sum();
         let max_bytes = n_bytes.saturating_mul(2).saturating_add(MAX_EXTRA_BYTES);
+        let max_work = (n_bytes as u64).saturating_mul(MAX_WORK_TIMES);
+        let max_work = max_work.saturating_add(MAX_WORK_BYTES);
+        budget::fill(max_work);
         let mut output = Bounded {
             bytes: Vec::with_capacity(n_bytes + 1024),
             max_bytes,
@@ -116,7 +145,7 @@ impl ChatTemplate {
         };
         match template.render_captured_to(context, &mut output) {
             Ok(_) => Ok(String::from_utf8_lossy(&output.bytes).into_owned()),
-            Err(error) => Err(render_error(&error, max_bytes)),
+            Err(error) => Err(render_error(&error, max_bytes, max_work)),
         }
     }
 }
@@ -125,6 +154,24 @@ impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ChatTemplate").finish_non_exhaustive()
     }
+}
+
+/// What every template finds, unguarded.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    // White space is dealt with where the template is rewritten.
+    environment.set_keep_trailing_newline(true);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(MAX_RECURSION);
+    // Prompts are plain text: nothing is escaped.
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_filter("tojson", tojson);
+    environment.add_filter("length", length);
+    environment.add_filter("count", length);
+    environment.add_test("iterable", is_iterable);
+    environment
 }
 
 /// What Hugging Face's Jinja reads as plain Jinja does: line ends of every kind are one `\n`, and
@@ -225,6 +272,7 @@ fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     let bad = |error: serde_json::Error| {
         Error::new(ErrorKind::BadSerialization, "tojson: no JSON value").with_source(error)
     };
+    budget::weigh(value, if indent.is_some() { 24 } else { 8 })?;
     let mut bytes = Vec::new();
     match indent {
         Some(width) => {
@@ -278,12 +326,17 @@ impl Write for Bounded {
     }
 }
 
-fn render_error(error: &Error, max_bytes: usize) -> TemplateError {
+fn render_error(error: &Error, max_bytes: usize, max_work: u64) -> TemplateError {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {
         if let Some(raised) = cause.downcast_ref::<Raised>() {
             return TemplateError::Rejected {
                 message: raised.0.clone(),
+            };
+        }
+        if cause.is::<budget::Spent>() {
+            return TemplateError::TooMuchWork {
+                max_bytes: max_work,
             };
         }
         if let Some(jinja) = cause.downcast_ref::<Error>()

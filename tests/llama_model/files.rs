@@ -43,6 +43,13 @@ fn tensor(change: impl FnOnce(&mut Tensor)) -> Vec<u8> {
     gguf.bytes()
 }
 
+/// The embedding of tokens in another type.
+fn matrix(kind: u32) -> Vec<u8> {
+    let mut gguf = tiny_model();
+    gguf.tensors[0].2 = kind;
+    gguf.bytes()
+}
+
 #[test]
 fn bad_files_are_named_with_their_fault() {
     let good = tiny_model();
@@ -108,6 +115,49 @@ fn bad_files_are_named_with_their_fault() {
         (
             tensor(|t| t.2 = 12),
             "row of tensor 'blk.0.attn_norm.weight' = 32: must be whole blocks",
+        ),
+        (
+            tensor(|t| t.2 = 1),
+            "type of tensor 'blk.0.attn_norm.weight' = f16: must be f32, as it is computed with number",
+        ),
+        (
+            tensor(|t| t.2 = 30),
+            "'blk.0.attn_norm.weight' = bf16: must be f32",
+        ),
+        (
+            tensor(|t| t.2 = 28),
+            "'blk.0.attn_norm.weight' = f64: must be f32",
+        ),
+        (
+            tensor(|t| t.2 = 8),
+            "'blk.0.attn_norm.weight' = q8_0: must be f32",
+        ),
+        (
+            matrix(26),
+            "type of tensor 'token_embd.weight' = i32: must be one that matrices are multiplied in",
+        ),
+        (matrix(24), "'token_embd.weight' = i8: must be one that"),
+        (matrix(28), "'token_embd.weight' = f64: must be one that"),
+        (matrix(9), "'token_embd.weight' = q8_1: must be one that"),
+        (
+            tensor(|t| t.1 = vec![0]),
+            "shape of tensor 'blk.0.attn_norm.weight' = [0]: must be without a 0",
+        ),
+        (
+            good.clone().set("general.alignment", Value::U32(1)).bytes(),
+            "general.alignment = 1: must be a power of 2 from 32 to 1048576",
+        ),
+        (
+            good.clone()
+                .set("general.alignment", Value::U32(16))
+                .bytes(),
+            "general.alignment = 16: must be a power of 2 from 32",
+        ),
+        (
+            good.clone()
+                .set("tokenizer.ggml.tokens", texts(&["", "[EMPTY_0]"]))
+                .bytes(),
+            "token 1 has the same text as one before, \"[EMPTY_0]\"",
         ),
         (
             tensor(|t| t.1 = vec![1; 5]),

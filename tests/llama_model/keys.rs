@@ -119,6 +119,8 @@ fn keys_of_the_architecture_fit_each_other() {
             ("rope.dimension_count", n(rotated)),
         ]
     };
+    let sections =
+        |numbers: &[i32]| vec![("rope.dimension_sections", Value::Ints(numbers.to_vec()))];
     let rotated = |length| vec![("rope.dimension_count", n(length))];
     for (architecture, keys) in [
         ("llama", vec![("nextn_predict_layers", n(1))]),
@@ -151,6 +153,17 @@ fn keys_of_the_architecture_fit_each_other() {
             ],
         ),
         ("gemma3", vec![("rope.dimension_count_swa", n(8))]),
+        ("qwen2vl", sections(&[2, 3, 3, 0])),
+        ("paddleocr", sections(&[8, 0, 0, 0])),
+        (
+            "lfm2",
+            vec![("attention.head_count_kv", Value::Ints(vec![0, 2]))],
+        ),
+        (
+            "llama",
+            vec![("attention.head_count_kv", Value::Ints(vec![1, 1]))],
+        ),
+        ("jamba", vec![("ssm.inner_size", n(64))]),
     ] {
         let file = read(architecture, &keys);
         assert!(file.is_ok(), "{architecture}: {file:?}");
@@ -215,6 +228,69 @@ fn keys_of_the_architecture_fit_each_other() {
             "llama",
             vec![("attention.head_count_kv", n(3))],
             "attention.head_count_kv = 3: must be a divisor of llama.attention.head_count = 2 (layer 0)",
+        ),
+        (
+            "llama",
+            vec![("attention.head_count_kv", Value::Ints(vec![2, 1]))],
+            "attention.head_count_kv = 1: must be 2 as in layer 0, not another in layer 1",
+        ),
+        (
+            "qwen2",
+            vec![("attention.head_count", Value::Ints(vec![2, 1]))],
+            "attention.head_count = 1: must be 2 as in layer 0",
+        ),
+        (
+            "llama",
+            vec![("attention.head_count", n(0))],
+            "attention.head_count = 0: must be at least 1",
+        ),
+        (
+            "llama",
+            vec![("attention.head_count_kv", n(0))],
+            "attention.head_count_kv = 0: must be at least 1",
+        ),
+        (
+            "paddleocr",
+            Vec::new(),
+            "has no key 'paddleocr.rope.dimension_sections'",
+        ),
+        (
+            "qwen3vl",
+            Vec::new(),
+            "has no key 'qwen3vl.rope.dimension_sections'",
+        ),
+        (
+            "qwen2vl",
+            sections(&[0, 0, 0, 0]),
+            "rope.dimension_sections = [0, 0, 0, 0]: must be numbers from 0, not all of them 0",
+        ),
+        ("qwen2vl", sections(&[4, -4, 4, 0]), "numbers from 0"),
+        ("qwen2vl", sections(&[9, 9, 9, 9]), "that add up to 16"),
+        ("glm4", sections(&[-1, 2, 2, 2]), "numbers from 0"),
+        (
+            "jamba",
+            vec![("ssm.inner_size", n(32))],
+            "ssm.inner_size = 32: must be twice jamba.embedding_length = 32",
+        ),
+        (
+            "lfm2",
+            vec![("shortconv.l_cache", n(1))],
+            "shortconv.l_cache = 1: must be at least 2",
+        ),
+        (
+            "rwkv6",
+            vec![("token_shift_count", n(3))],
+            "token_shift_count = 3: must be 2",
+        ),
+        (
+            "ernie4_5-moe",
+            vec![("interleave_moe_layer_step", n(0))],
+            "interleave_moe_layer_step = 0: must be at least 1",
+        ),
+        (
+            "mamba2",
+            vec![("ssm.inner_size", n(64)), ("ssm.time_step_rank", n(3))],
+            "ssm.time_step_rank = 3: must be a divisor of mamba2.ssm.inner_size = 64",
         ),
         (
             "llama",

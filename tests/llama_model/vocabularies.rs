@@ -120,3 +120,26 @@ fn text_that_would_exhaust_the_stack_is_refused() {
     let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(work);
     assert!(thread.expect("a thread starts").join().is_ok());
 }
+
+#[test]
+fn tokens_that_a_tokenizer_would_abort_or_never_end_at_are_refused() {
+    let folder = Folder::new("long");
+    let long = |n| vec!["a".to_owned(), "b".repeat(n)];
+    for (kind, tokens, expected) in [
+        (
+            "plamo2",
+            long(100_000),
+            "the cubed bytes of all tokens are 1000000000000001, the limit is 4294967296",
+        ),
+        ("bert", long(257), "token 1 has 257 bytes, the limit of"),
+    ] {
+        let error = vocabulary(&folder, kind, "", &tokens).expect_err(expected);
+        assert!(error.contains(expected), "{error} lacks {expected}");
+    }
+    // Of which the tiny model has.
+    let gguf = tiny_model().set("tokenizer.ggml.model", Value::Text("bert".to_owned()));
+    let path = folder.write("bytes.gguf", &gguf.bytes());
+    let error = Model::load(&path, &LoadParams::default()).map_err(|error| error.to_string());
+    let error = error.expect_err("it has tokens for bytes");
+    assert!(error.contains("token_type: holds 6"), "{error}");
+}

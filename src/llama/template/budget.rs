@@ -1,0 +1,113 @@
+//! What a rendering may cost besides its instructions: a budget of bytes, spent by each operation before it
+//! touches or makes them.
+//!
+//! Used by `operators` and `filters` on the thread that renders: the budget is of that thread.
+
+use std::cell::Cell;
+
+use minijinja::value::ValueKind;
+use minijinja::{Error, ErrorKind, Value};
+
+/// Bytes that an element of a list or a map counts for.
+pub(super) const ELEMENT: u64 = 32;
+
+/// How deeply values may lie in each other: dropping and printing them recurses.
+const MAX_DEPTH: usize = 32;
+
+thread_local! {
+    static LEFT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Marks a rendering that spent its budget behind minijinja's error.
+#[derive(Debug, thiserror::Error)]
+#[error("it makes or works on too many bytes")]
+pub(super) struct Spent;
+
+/// Gives this thread's next rendering a budget.
+pub(super) fn fill(n_bytes: u64) {
+    LEFT.set(n_bytes);
+}
+
+pub(super) fn spend(n_bytes: u64) -> Result<(), Error> {
+    match LEFT.get().checked_sub(n_bytes) {
+        Some(left) => {
+            LEFT.set(left);
+            Ok(())
+        }
+        None => {
+            let error = Error::new(ErrorKind::InvalidOperation, Spent.to_string());
+            Err(error.with_source(Spent))
+        }
+    }
+}
+
+pub(super) fn refused(problem: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, problem.into())
+}
+
+pub(super) fn is_list(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
+}
+
+/// Spends the bytes of a value with all that is in it, so many times.
+pub(super) fn weigh(value: &Value, times: u64) -> Result<(), Error> {
+    walk(value, 0, &mut |part| {
+        let n_bytes = part.as_str().map_or(0, |text| text.len() as u64);
+        spend((n_bytes + ELEMENT).saturating_mul(times))
+    })
+}
+
+/// Shows `see` a value and all that is in it.
+pub(super) fn walk(
+    value: &Value,
+    depth: usize,
+    see: &mut dyn FnMut(&Value) -> Result<(), Error>,
+) -> Result<(), Error> {
+    see(value)?;
+    if depth > MAX_DEPTH {
+        return Err(refused(format!(
+            "values lie more than {MAX_DEPTH} deep in each other"
+        )));
+    }
+    if is_list(value) {
+        for item in value.try_iter()? {
+            walk(&item, depth + 1, see)?;
+        }
+    } else if value.kind() == ValueKind::Map
+        && let Some(pairs) = value.as_object().and_then(|map| map.try_iter_pairs())
+    {
+        for (key, item) in pairs {
+            walk(&key, depth + 1, see)?;
+            walk(&item, depth + 1, see)?;
+        }
+    }
+    Ok(())
+}
+
+/// Spends an element for each of a list's, and the bytes of a text.
+pub(super) fn shallow(value: &Value) -> Result<(), Error> {
+    match value.as_str() {
+        Some(text) => spend(4 * text.len() as u64),
+        None => spend(ELEMENT * (1 + value.len().unwrap_or(0) as u64)),
+    }
+}
+
+/// A list of what a list has, or gives one by one.
+pub(super) fn plain(value: &Value) -> Result<Value, Error> {
+    if !is_list(value) {
+        shallow(value)?;
+        return Ok(value.clone());
+    }
+    let mut items = Vec::new();
+    for item in value.try_iter()? {
+        spend(ELEMENT)?;
+        items.push(item);
+    }
+    Ok(Value::from(items))
+}
+
+/// A value that others were put into.
+pub(super) fn nested(value: &Value) -> Result<Value, Error> {
+    walk(value, 0, &mut |_| spend(ELEMENT))?;
+    Ok(value.clone())
+}
