@@ -60,7 +60,7 @@ modules_checks() {
 # The code that only another architecture has, emulated.
 aarch64_checks() {
   check "cargo clippy, for aarch64" scripts/aarch64.sh clippy --lib --tests -- -D warnings
-  cargo_tests cargo-test-aarch64.log "cargo test --lib, for aarch64" scripts/aarch64.sh test --lib -- attention exp
+  cargo_tests cargo-test-aarch64.log "cargo test --lib, for aarch64" scripts/aarch64.sh test --lib
 }
 
 server_tests() {
