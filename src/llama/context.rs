@@ -292,7 +292,11 @@ fn raw_params(params: &ContextParams, making: &Making) -> sys::llama_context_par
     let mut raw = unsafe { sys::llama_context_default_params() };
     // llama.cpp asserts that a batch has an output for each sequence that it may name. It cuts the batch
     // to the cells asked for, before it rounds them up.
-    let n_parts = if params.kv_unified { 1 } else { making.n_sequences };
+    let n_parts = if params.kv_unified {
+        1
+    } else {
+        making.n_sequences
+    };
     let n_cells = cells_made(params.n_cells as u64, n_parts as u64);
     raw.n_ctx = u32::try_from(n_cells).unwrap_or(u32::MAX);
     raw.n_batch = params.n_batch.max(making.n_sequences) as u32;

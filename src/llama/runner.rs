@@ -154,8 +154,8 @@ impl Runner {
             has_states: model.has_states(),
         };
         let is_fused = params.flash_attention != FlashAttention::Off;
-        let attention = (params.own_attention && is_fused)
-            .then(|| Attention::new(n_most, params.kv_unified));
+        let attention =
+            (params.own_attention && is_fused).then(|| Attention::new(n_most, params.kv_unified));
         let threads = match other {
             Some(other) => other.threads.clone().at_least(n_most),
             None => ComputeThreads::new(n_most),

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_char, c_int};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -157,7 +157,7 @@ fn run(trial: &Trial) -> Result<(), String> {
     runner.map(drop).map_err(|error| error.to_string())
 }
 
-fn load(path: &PathBuf, params: &LoadParams) -> Result<Model, String> {
+fn load(path: &Path, params: &LoadParams) -> Result<Model, String> {
     Model::load(path, params).map_err(|error| error.to_string())
 }
 

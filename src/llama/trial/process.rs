@@ -23,9 +23,9 @@ pub(super) const REFUSED: &str = "refused ";
 /// How long it takes at most to hear a process out that was killed.
 const PATIENCE_FOR_OUTPUT: Duration = Duration::from_secs(5);
 
-/// Of what the process said at last, so many lines and bytes are kept.
+/// Of what the process said at last, so many lines and characters are kept.
 const N_LAST_LINES: usize = 3;
-const MAX_LAST_BYTES: usize = 1024;
+const MAX_LAST_CHARS: usize = 1024;
 
 /// Our library, run as a program.
 #[derive(Clone, Debug)]
@@ -188,7 +188,7 @@ fn last_words(mut from: impl io::Read) -> String {
     let mut some = [0; 4096];
     while let Ok(n_bytes @ 1..) = from.read(&mut some) {
         text.extend_from_slice(&some[..n_bytes]);
-        let n_old = text.len().saturating_sub(16 * MAX_LAST_BYTES);
+        let n_old = text.len().saturating_sub(16 * MAX_LAST_CHARS);
         text.drain(..n_old);
     }
     let text = String::from_utf8_lossy(&text);
@@ -196,11 +196,9 @@ fn last_words(mut from: impl io::Read) -> String {
         .lines()
         .filter(|line| !line.trim().is_empty())
         .collect();
-    let mut last = lines[lines.len().saturating_sub(N_LAST_LINES)..].join(" / ");
-    let n_kept = last.floor_char_boundary(MAX_LAST_BYTES);
-    last.truncate(n_kept);
+    let last = lines[lines.len().saturating_sub(N_LAST_LINES)..].join(" / ");
     match last.is_empty() {
         true => "none".to_owned(),
-        false => last,
+        false => last.chars().take(MAX_LAST_CHARS).collect(),
     }
 }
