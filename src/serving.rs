@@ -399,6 +399,27 @@ fn find_model_file(folder: &Path, model_path: Option<&str>) -> Result<PathBuf, L
     }
 }
 
+/// Reads the chat template that the configuration names.
+fn read_template(path: &Path) -> Result<String, LoadError> {
+    let unreadable = |source| LoadError::File {
+        field: "config parameter 'chat_template_file': ",
+        path: path.to_owned(),
+        source,
+    };
+    // Opening a pipe would wait for its writer.
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(unreadable(std::io::Error::other("it is no regular file")));
+    }
+    if metadata.len() > MAX_TEMPLATE_BYTES as u64 {
+        return Err(LoadError::TemplateTooLong {
+            path: path.to_owned(),
+            n_bytes: metadata.len(),
+        });
+    }
+    fs::read_to_string(path).map_err(unreadable)
+}
+
 /// Says whether a file is a shard of a split model other than its first:
 /// `name-00002-of-00003.gguf`.
 fn is_later_shard(path: &Path) -> bool {

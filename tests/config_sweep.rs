@@ -19,7 +19,7 @@ use triton_llm::config::table::{Draft, TABLE};
 use triton_llm::protocol::table::{Kind, Limit, Parameter};
 
 /// Configurations: each setting alone, the rest two or three together.
-const N_CASES: usize = 2500;
+const N_CASES: usize = 2000;
 /// Configurations of a child.
 const N_A_CHILD: usize = 250;
 /// Children at a time.
@@ -52,6 +52,7 @@ impl Setting {
     fn is_named_in(&self, message: &str) -> bool {
         let name = self.name();
         let words: &[&str] = match name {
+            "model_path" => &["model file"],
             "instance_group" => &[
                 "instances",
                 "the model configuration is not JSON that we read",

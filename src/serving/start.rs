@@ -1,6 +1,5 @@
 //! How an engine is made: weights, chat template, context and sizes, as configured.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +7,7 @@ use std::time::Duration;
 use super::LoadError;
 use super::demand::{Demand, cache_types};
 use super::fit::{Fit, MIN_AUTOMATIC_N_CTX, N_CTX_STEP, Plan};
-use crate::config::{
-    self, Gpu, MAX_TEMPLATE_BYTES, ModelConfig, Parameters, Placement, SpeculativeMethod, SplitMode,
-};
+use crate::config::{self, Gpu, ModelConfig, Parameters, Placement, SpeculativeMethod, SplitMode};
 use crate::delivery::Delivery;
 use crate::engine::{Drafter, Limits, PromptLookup, Sharing};
 use crate::intake::{Intake, Reading};
@@ -346,7 +343,7 @@ impl EnginePlan<'_> {
         let parameters = &self.config.parameters;
         let from_file;
         let source = if let Some(path) = &parameters.chat_template_file {
-            from_file = read_template(&self.folder.join(path))?;
+            from_file = super::read_template(&self.folder.join(path))?;
             &from_file
         } else if let Some(source) = &parameters.chat_template {
             source
@@ -498,26 +495,6 @@ fn check_positions(n_ctx: u32, max_positions: Option<u32>) -> Result<(), LoadErr
         }),
         _ => Ok(()),
     }
-}
-
-fn read_template(path: &Path) -> Result<String, LoadError> {
-    let unreadable = |source| LoadError::File {
-        field: "config parameter 'chat_template_file': ",
-        path: path.to_owned(),
-        source,
-    };
-    // Opening a pipe would wait for its writer.
-    let metadata = fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(unreadable(std::io::Error::other("it is no regular file")));
-    }
-    if metadata.len() > MAX_TEMPLATE_BYTES as u64 {
-        return Err(LoadError::TemplateTooLong {
-            path: path.to_owned(),
-            n_bytes: metadata.len(),
-        });
-    }
-    fs::read_to_string(path).map_err(unreadable)
 }
 
 /// On a CPU, where it is computed here, or llama.cpp's kernel is worth it: see docs/performance.md.
