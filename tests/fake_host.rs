@@ -673,6 +673,9 @@ fn memory_is_reported() {
     server.stop();
 }
 
+/// Threads that all models of a library share.
+const OF_THE_LIBRARY: [&str; 2] = ["llm-delivery", "llm-lease"];
+
 /// The names of the threads of all engines.
 fn threads_of_engines() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").expect("the list of threads");
@@ -681,7 +684,7 @@ fn threads_of_engines() -> Vec<String> {
         .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
     let names = names.map(|name| name.trim_end().to_owned());
     names
-        .filter(|name| name.starts_with("llm-") && name != "llm-delivery")
+        .filter(|name| name.starts_with("llm-") && !OF_THE_LIBRARY.contains(&name.as_str()))
         .collect()
 }
 

@@ -51,7 +51,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("minijinja", &["llama"]),
     ("rand_mt", &["llama"]),
     ("rayon", &["llama"]),
-    ("fs", &["serving", "memory", "cgroup", "llama"]),
+    ("fs", &["serving", "memory", "cgroup", "llama", "triton"]),
     ("thread", &["delivery", "intake", "llama", "triton"]),
     ("Mutex", &["delivery", "llama", "serving"]),
     ("Condvar", &["delivery"]),

@@ -12,8 +12,8 @@
  * So the counters of that barrier, which this file knows by their names, are read and
  * written by the functions below. A thread that waits sleeps on the counter, after a
  * while or, where cores are short, at once. Whoever arrives last wakes those that
- * sleep. Nothing else changes, the order of the memory included. A llama.cpp that calls its counters otherwise gets its own loop
- * back; tests/cores.rs notices.
+ * sleep. Nothing else changes, the order of the memory included. A llama.cpp that calls its counters
+ * otherwise gets its own loop back; tests/cores.rs notices.
  */
 #include_next <stdatomic.h>
 

@@ -387,7 +387,7 @@ fn while_the_server_stops_streams_of_clients_that_are_gone_end_without_the_engin
         let case = format!("stopping: {is_stopping}, gone: {is_gone}");
         match expected {
             Some(failed) => {
-                assert_eq!(stream.next(), Sent::ErrorChunk(String::new()), "{case}");
+                assert_eq!(stream.next(), Sent::ErrorChunk(GONE.to_owned()), "{case}");
                 assert_eq!(stream.next(), failed, "{case}");
             }
             None => {

@@ -9,6 +9,9 @@ use regex_lite::Regex;
 use crate::config::{self, Gpu, Parameters, TensorOverride};
 use crate::llama::{CacheType, FlashAttention, ModelFile, Tensor};
 
+/// Of the memory that is free at load, one in so many bytes may hold what has left the KV cache.
+const HOST_PART: u64 = 4;
+
 /// Live rows of the widest layer in a step: gate, up and their product.
 const N_LIVE: u64 = 3;
 /// Bytes of an entry of the mask, in the two formats that are made of it.
@@ -148,6 +151,17 @@ impl Demand {
         let last = self.layers.iter().rposition(|layer| layer.experts > 0);
         last.map_or(0, |index| index as u32 + 1)
     }
+}
+
+/// Tokens for which there is host memory once they have left the KV cache.
+pub(super) fn n_host(parameters: &Parameters, file: &ModelFile, available: Option<u64>) -> usize {
+    let (type_k, type_v) = cache_types(parameters);
+    let token_bytes = file.kv_bytes_per_cell(type_k, type_v).max(1);
+    let wanted = parameters
+        .cache_ram_mib
+        .map_or(u64::MAX, |mib| u64::from(mib) << 20);
+    let n_bytes = available.map_or(wanted, |available| wanted.min(available / HOST_PART));
+    usize::try_from(n_bytes / token_bytes).unwrap_or(usize::MAX)
 }
 
 pub(super) fn cache_types(parameters: &Parameters) -> (CacheType, CacheType) {

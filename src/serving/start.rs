@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::LoadError;
-use super::demand::{Demand, cache_types};
+use super::demand::{Demand, cache_types, n_host};
 use super::fit::{Fit, MIN_AUTOMATIC_N_CTX, N_CTX_STEP, Plan};
 use crate::config::{self, Gpu, ModelConfig, Parameters, Placement, SpeculativeMethod, SplitMode};
 use crate::delivery::Delivery;
@@ -26,8 +26,6 @@ const MIN_FUSED_HEAD: u32 = 64;
 /// a wrong guess costs what a right one saves: see docs/performance.md.
 const DRAFTED_ROWS: usize = 16;
 
-/// Of the memory that is free at load, one in so many bytes may hold what has left the KV cache.
-const HOST_PART: u64 = 4;
 /// Rows that others run until what an ended sequence held leaves the cache, where each row looks at all
 /// cells: see docs/performance.md. On GPUs a cell is looked at far faster than it is copied; how much is
 /// an estimate.
@@ -473,17 +471,6 @@ fn host_memory(available: Option<u64>, n_ctx: u32) -> (u64, u64) {
         (Some(bytes), 0) => (bytes, bytes.div_ceil(2)),
         (Some(bytes), _) => (bytes, 0),
     }
-}
-
-/// Tokens for which there is host memory once they have left the KV cache.
-fn n_host(parameters: &Parameters, file: &llama::ModelFile, available: Option<u64>) -> usize {
-    let (type_k, type_v) = cache_types(parameters);
-    let token_bytes = file.kv_bytes_per_cell(type_k, type_v).max(1);
-    let wanted = parameters
-        .cache_ram_mib
-        .map_or(u64::MAX, |mib| u64::from(mib) << 20);
-    let n_bytes = available.map_or(wanted, |available| wanted.min(available / HOST_PART));
-    usize::try_from(n_bytes / token_bytes).unwrap_or(usize::MAX)
 }
 
 /// ggml asserts that a position has its row in the table of learned ones.

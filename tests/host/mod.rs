@@ -124,10 +124,12 @@ fn open(path: &Path) -> Library {
     library.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Compiles the fake, under a name that says nothing of Triton.
+/// Compiles the fake, under a name that says nothing of Triton. Put in its place whole, as several
+/// processes may do it at once.
 fn compile_fake() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_host.so");
+    let new = object.with_extension(std::process::id().to_string());
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let compiler = cc::Build::new()
         .target(&triple)
@@ -147,9 +149,10 @@ fn compile_fake() -> PathBuf {
     command
         .arg(root.join("tests/host/fake_triton.c"))
         .arg("-o")
-        .arg(&object);
+        .arg(&new);
     let status = command.status().expect("a C compiler can be started");
     assert!(status.success(), "{command:?}");
+    std::fs::rename(new, &object).expect("the folder is writable");
     object
 }
 

@@ -180,7 +180,7 @@ fn try_all(work: &str) {
 /// Whether the file is accepted; then one row and several are computed with it.
 pub fn try_one(path: &Path, use_mmap: bool) -> bool {
     let params = LoadParams {
-        use_mmap,
+        use_mmap: Some(use_mmap),
         ..LoadParams::default()
     };
     let model = match Model::load(path, &params) {
