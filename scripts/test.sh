@@ -57,12 +57,6 @@ modules_checks() {
     modules_cargo test --release --locked --features dynamic-backends --lib
 }
 
-# The code that only another architecture has, emulated.
-aarch64_checks() {
-  check "cargo clippy, for aarch64" scripts/aarch64.sh clippy --lib --tests -- -D warnings
-  cargo_tests cargo-test-aarch64.log "cargo test --lib, for aarch64" scripts/aarch64.sh test --lib
-}
-
 server_tests() {
   local report="$BUILD/pytest.xml" status=0 ok bad left_out
   say "Tests against the real tritonserver"
@@ -81,7 +75,6 @@ drop_outdated
 check "cargo fmt --check" cargo fmt --check
 check "cargo clippy" cargo clippy --release --all-targets --locked -- -D warnings
 cargo_tests cargo-test.log "cargo test" cargo test --release --locked --no-fail-fast
-if [[ "$(uname -m)" == x86_64 ]]; then aarch64_checks; fi
 # In this order, as both leave our library in the same place of cargo's.
 if scripts/modules.sh; then
   modules_checks

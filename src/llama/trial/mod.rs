@@ -169,7 +169,8 @@ impl Trial {
             Outcome::Passed => {
                 passed().get_or_insert_default().insert(key);
             }
-            Outcome::Refused(reason) => log::debug!("the trial of a load was refused: {reason}"),
+            // The load will say why.
+            Outcome::Refused => {}
             Outcome::NotStarted(error) => {
                 log::warn!("loading without a trial before, as no process can be started: {error}");
             }

@@ -18,7 +18,7 @@ pub(super) const ARGUMENT: &str = "--trial";
 /// What the child says: at the beginning of each stage, and at the end.
 pub(super) const STAGE: &str = "stage ";
 pub(super) const PASSED: &str = "passed";
-pub(super) const REFUSED: &str = "refused ";
+pub(super) const REFUSED: &str = "refused";
 
 /// How long it takes at most to hear a process out that was killed.
 const PATIENCE_FOR_OUTPUT: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ pub struct Program {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Passed,
-    Refused(String),
+    Refused,
     NotStarted(io::Error),
     Died {
         ended: Ended,
@@ -133,8 +133,8 @@ impl Program {
         if last == PASSED {
             return Outcome::Passed;
         }
-        if let Some(reason) = last.strip_prefix(REFUSED) {
-            return Outcome::Refused(reason.to_owned());
+        if last == REFUSED {
+            return Outcome::Refused;
         }
         let stage = last.strip_prefix(STAGE).unwrap_or("it started");
         Outcome::Died {
