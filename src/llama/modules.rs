@@ -6,7 +6,7 @@
 //! log says what came of it.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString, OsStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
