@@ -14,7 +14,8 @@ if [[ "${PORTABLE:-0}" != 1 && "${RUSTFLAGS:-}" != *target-cpu=* ]]; then
   export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C target-cpu=native"
 fi
 # Headers of ours before the compiler's own; .cargo/config.toml has them for a cargo that is called by hand.
-export CPATH="$ROOT/include/compiler${CPATH:+:$CPATH}"
+# Once, though one script calls another: llama.cpp is compiled anew for another CPATH.
+[[ "${CPATH:-}:" == "$ROOT/include/compiler:"* ]] || export CPATH="$ROOT/include/compiler${CPATH:+:$CPATH}"
 # First, as a distribution's cargo may be too old, and there or not: a script
 # that has sourced this may call setup.sh, which installs rustup.
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"

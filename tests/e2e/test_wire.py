@@ -89,5 +89,5 @@ def test_one_token_a_response_at_ordinary_speed(start):
     assert answer.usage["prompt_tokens"] > 6000 and answer.usage["completion_tokens"] == 100
     assert text.isascii(), "each token should be text of its own"
     assert answer.times[-1] - answer.times[0] > 100 * 0.002, "too fast to be an ordinary speed"
-    # A hiccup of the machine may join a few.
-    assert len(answer.chunks) >= 95, f"{len(answer.chunks)} responses for 100 tokens"
+    # Hiccups of a busy machine join some; joined by rule, there would be half as many or fewer.
+    assert len(answer.chunks) >= 80, f"{len(answer.chunks)} responses for 100 tokens"

@@ -1,6 +1,6 @@
 //! The trial that a load begins with, by the library itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use triton_llm::llama::trial::{Program, TrialError, try_first};
 use triton_llm::llama::{ContextParams, FlashAttention, ModelFile};
@@ -12,7 +12,7 @@ fn program() -> Program {
     Program::new(&test.with_file_name("libtriton_llm.so"))
 }
 
-fn tried(path: &PathBuf, repack: bool) -> Result<(), TrialError> {
+fn tried(path: &Path, repack: bool) -> Result<(), TrialError> {
     let file = ModelFile::read(path).expect("the file is good");
     let context = ContextParams {
         flash_attention: FlashAttention::On,
