@@ -2,7 +2,7 @@
 //!
 //! Made once at load, used by the intake thread for each request. A template is Jinja that came
 //! with the model, or with a request to load it, and is not trusted. It reaches nothing outside; its
-//! instructions, its recursion, its output and the bytes that it works on are bounded: see `budget`.
+//! instructions, its recursion, its output, its time and the bytes that it works on are bounded: see `budget`.
 //! Messages come from clients and are only data to it. Tokens are no concern here.
 
 mod budget;
@@ -15,6 +15,7 @@ mod tests;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::time::{Duration, Instant};
 
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
@@ -37,6 +38,9 @@ const FUEL: u64 = 5_000_000;
 /// Bytes that one rendering may make and work on, and so many times the messages' own on top.
 const MAX_WORK_BYTES: u64 = 256 << 20;
 const MAX_WORK_TIMES: u64 = 64;
+
+/// How long one rendering may take: real templates take milliseconds, and who waits behind it waits as long.
+const MAX_TIME: Duration = Duration::from_secs(5);
 
 /// Depth of nested macro calls and loops.
 const MAX_RECURSION: usize = 200;
@@ -66,6 +70,8 @@ pub enum TemplateError {
         "the chat template makes values of or works on more than {max_bytes} bytes for these messages"
     )]
     TooMuchWork { max_bytes: u64 },
+    #[error("the chat template takes more than {} ms for these messages", limit.as_millis())]
+    TooLate { limit: Duration },
 }
 
 /// A model's chat template, checked and compiled.
@@ -112,7 +118,8 @@ impl ChatTemplate {
             if let Err(
                 error @ (TemplateError::TooSlow
                 | TemplateError::OutputTooLong { .. }
-                | TemplateError::TooMuchWork { .. }),
+                | TemplateError::TooMuchWork { .. }
+                | TemplateError::TooLate { .. }),
             ) = rendered
             {
                 return Err(error);
@@ -123,11 +130,19 @@ impl ChatTemplate {
 
     /// The prompt for an answer to these messages.
     pub fn render(&self, messages: &[Message]) -> Result<String, TemplateError> {
+        self.render_within(messages, MAX_TIME)
+    }
+
+    fn render_within(
+        &self,
+        messages: &[Message],
+        limit: Duration,
+    ) -> Result<String, TemplateError> {
         let n_bytes: usize = messages.iter().map(|message| message.content.len()).sum();
         let max_bytes = n_bytes.saturating_mul(2).saturating_add(MAX_EXTRA_BYTES);
         let max_work = (n_bytes as u64).saturating_mul(MAX_WORK_TIMES);
         let max_work = max_work.saturating_add(MAX_WORK_BYTES);
-        budget::fill(max_work);
+        budget::fill(max_work, Some(Instant::now() + limit));
         let mut output = Bounded {
             bytes: Vec::with_capacity(n_bytes + 1024),
             max_bytes,
@@ -145,7 +160,7 @@ impl ChatTemplate {
         };
         match template.render_captured_to(context, &mut output) {
             Ok(_) => Ok(String::from_utf8_lossy(&output.bytes).into_owned()),
-            Err(error) => Err(render_error(&error, max_bytes, max_work)),
+            Err(error) => Err(render_error(&error, max_bytes, max_work, limit)),
         }
     }
 }
@@ -326,7 +341,7 @@ impl Write for Bounded {
     }
 }
 
-fn render_error(error: &Error, max_bytes: usize, max_work: u64) -> TemplateError {
+fn render_error(error: &Error, max_bytes: usize, max_work: u64, limit: Duration) -> TemplateError {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {
         if let Some(raised) = cause.downcast_ref::<Raised>() {
@@ -334,9 +349,12 @@ fn render_error(error: &Error, max_bytes: usize, max_work: u64) -> TemplateError
                 message: raised.0.clone(),
             };
         }
-        if cause.is::<budget::Spent>() {
-            return TemplateError::TooMuchWork {
-                max_bytes: max_work,
+        if let Some(spent) = cause.downcast_ref::<budget::Spent>() {
+            return match spent {
+                budget::Spent::Bytes => TemplateError::TooMuchWork {
+                    max_bytes: max_work,
+                },
+                budget::Spent::Time => TemplateError::TooLate { limit },
             };
         }
         if let Some(jinja) = cause.downcast_ref::<Error>()

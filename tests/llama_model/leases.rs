@@ -1,15 +1,18 @@
 //! Model files that somebody changes while a model is mapped from them.
 
+use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{self, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use triton_llm::llama::{ContextParams, LoadParams, Model, Runner};
+use triton_llm::engine::SequenceId;
+use triton_llm::llama::{ContextParams, LoadParams, Model, RunError, Runner};
 
 use crate::demo::known_answers;
-use crate::running::generate;
+use crate::running::{generate, greedy, plan, row};
 use crate::writer::Folder;
 
 /// The demo model in a file of its own.
@@ -118,4 +121,64 @@ fn a_file_that_cannot_be_held_is_read() {
     drop((mapped, writer));
     fs::write(&path, "x").expect("can be written");
     check_answer(&model, "read, then overwritten");
+}
+
+/// Without memory for a copy the model is lost, and says so; the process goes on.
+#[test]
+fn a_model_that_cannot_be_kept_answers_with_an_error() {
+    const CHILD: &str = "LLAMA_MODEL_LOST";
+    if env::var_os(CHILD).is_some() {
+        return lose();
+    }
+    // A process of its own, as what takes its memory is a limit of all of it.
+    let child = Command::new(env::current_exe().expect("it runs"))
+        .args([
+            "--exact",
+            "leases::a_model_that_cannot_be_kept_answers_with_an_error",
+            "--nocapture",
+        ])
+        .env(CHILD, "1")
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{}: {said}", child.status);
+}
+
+fn lose() {
+    let folder = Folder::new("lost");
+    if !has_leases(&folder) {
+        return;
+    }
+    let path = copy(&folder);
+    let model = load(&path, None);
+    assert!(is_mapped(&path));
+    let params = ContextParams {
+        n_slots: 1,
+        n_cells: 64,
+        n_threads: 1,
+        ..ContextParams::default()
+    };
+    let runner = Runner::new(model.clone(), &params);
+    let mut runner = runner.unwrap_or_else(|error| panic!("{error}"));
+    runner.open(SequenceId(1), model.sampler(&greedy(), &[]));
+    let computed = runner.run(&plan(&[0], &[row(1, 0, 5, 0, true)]));
+    assert!(computed.is_ok(), "{computed:?}");
+
+    let status = fs::read_to_string("/proc/self/status").expect("Linux says what it takes");
+    let n_kib: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmSize:"))
+        .and_then(|text| text.trim().trim_end_matches(" kB").parse().ok())
+        .expect("a number of kB");
+    // Less than is left free beside a copy.
+    let limit = (n_kib << 10) + (32 << 20);
+    let limited = Command::new("prlimit")
+        .args([format!("--pid={}", process::id()), format!("--as={limit}")])
+        .status();
+    assert!(limited.is_ok_and(|status| status.success()));
+    // Held for most of the time that the kernel allows, as memory may come free.
+    fs::write(&path, vec![b'x'; 2_000_000]).expect("can be written");
+    assert!(!is_mapped(&path));
+    let computed = runner.run(&plan(&[], &[row(1, 0, 5, 1, true)]));
+    assert_eq!(computed, Err(RunError::Lost));
 }

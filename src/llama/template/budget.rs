@@ -1,9 +1,10 @@
 //! What a rendering may cost besides its instructions: a budget of bytes, spent by each operation before it
-//! touches or makes them.
+//! touches or makes them, and a time by which it is done.
 //!
 //! Used by `operators` and `filters` on the thread that renders: the budget is of that thread.
 
 use std::cell::Cell;
+use std::time::Instant;
 
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
@@ -16,29 +17,37 @@ const MAX_DEPTH: usize = 32;
 
 thread_local! {
     static LEFT: Cell<u64> = const { Cell::new(0) };
+    static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Marks a rendering that spent its budget behind minijinja's error.
-#[derive(Debug, thiserror::Error)]
-#[error("it makes or works on too many bytes")]
-pub(super) struct Spent;
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(super) enum Spent {
+    #[error("it makes or works on too many bytes")]
+    Bytes,
+    #[error("it takes too long")]
+    Time,
+}
 
-/// Gives this thread's next rendering a budget.
-pub(super) fn fill(n_bytes: u64) {
+/// Gives this thread's next rendering a budget, and where there is one a deadline.
+pub(super) fn fill(n_bytes: u64, deadline: Option<Instant>) {
     LEFT.set(n_bytes);
+    DEADLINE.set(deadline);
 }
 
 pub(super) fn spend(n_bytes: u64) -> Result<(), Error> {
-    match LEFT.get().checked_sub(n_bytes) {
-        Some(left) => {
-            LEFT.set(left);
-            Ok(())
-        }
-        None => {
-            let error = Error::new(ErrorKind::InvalidOperation, Spent.to_string());
-            Err(error.with_source(Spent))
-        }
+    let Some(left) = LEFT.get().checked_sub(n_bytes) else {
+        return Err(spent(Spent::Bytes));
+    };
+    LEFT.set(left);
+    match DEADLINE.get() {
+        Some(deadline) if Instant::now() >= deadline => Err(spent(Spent::Time)),
+        _ => Ok(()),
     }
+}
+
+fn spent(what: Spent) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what.to_string()).with_source(what)
 }
 
 pub(super) fn refused(problem: impl Into<String>) -> Error {

@@ -25,7 +25,7 @@ fn messages() -> Vec<Message> {
 
 /// What minijinja makes of a template as it stands.
 fn unguarded(source: &str, messages: &[Message]) -> Result<String, String> {
-    budget::fill(u64::MAX);
+    budget::fill(u64::MAX, None);
     let mut environment = environment();
     environment.set_keep_trailing_newline(false);
     environment.set_trim_blocks(true);
@@ -247,4 +247,16 @@ fn no_template_takes_memory_time_or_stack_without_end() {
         eprintln!("the slowest took {slowest:?}");
     });
     assert!(thread.expect("a thread starts").join().is_ok());
+}
+
+#[test]
+fn a_rendering_ends_at_its_deadline() {
+    let source = "{% for a in range(99999) %}{% set x = 1 + a %}{% endfor %}{{ 'done' }}";
+    let template = ChatTemplate::new(source, "", "").unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(template.render(&messages()), Ok("done".to_owned()));
+    let limit = Duration::from_millis(1);
+    let start = Instant::now();
+    let found = template.render_within(&messages(), limit);
+    assert_eq!(found, Err(TemplateError::TooLate { limit }));
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
