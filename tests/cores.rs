@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use triton_llm::engine::{CacheOp, Plan, Row, SequenceId, SlotId, Token};
 use triton_llm::llama::{ContextParams, DraftModel, LoadParams, Model, Runner};
@@ -183,7 +184,12 @@ fn a_thread_that_waits_for_another_gives_its_core_away() {
         // On a thread of its own, as it stays on one CPU.
         thread::scope(|scope| {
             let measured = scope.spawn(|| {
-                let mut runner = runner(&model, &params(n_threads, 0));
+                // With llama.cpp's own attention their number stays as it is.
+                let params = ContextParams {
+                    own_attention: false,
+                    ..params(n_threads, 0)
+                };
+                let mut runner = runner(&model, &params);
                 // SAFETY: the call only returns a number.
                 let this = unsafe { libc::gettid() };
                 let threads: BTreeSet<_> = computing().into_iter().chain([this]).collect();
@@ -200,4 +206,27 @@ fn a_thread_that_waits_for_another_gives_its_core_away() {
         two < 1.0 + one * 8.0,
         "one thread {one} s, two threads {two} s"
     );
+}
+
+#[test]
+fn fewer_compute_where_there_are_no_cores_for_all() {
+    let _alone = alone();
+    if n_cpus() < 2 {
+        return;
+    }
+    let model = demo_model();
+    // On a thread of its own, as it stays on one CPU.
+    let work = || {
+        let mut runner = runner(&model, &params(2, 0));
+        assert_eq!(runner.n_threads_now(), 2);
+        // SAFETY: the call only returns a number.
+        let this = unsafe { libc::gettid() };
+        crowd(computing().into_iter().chain([this]));
+        let begin = Instant::now();
+        while runner.n_threads_now() > 1 {
+            assert!(begin.elapsed() < Duration::from_secs(60));
+            compute(&mut runner);
+        }
+    };
+    thread::scope(|scope| scope.spawn(work).join().expect("the steps run"));
 }

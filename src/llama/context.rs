@@ -8,6 +8,7 @@
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use llama_cpp_sys_2 as sys;
 use serde::{Deserialize, Serialize};
@@ -129,8 +130,17 @@ pub(super) struct Making<'a> {
 /// not end before it.
 pub(super) struct Context {
     raw: NonNull<sys::llama_context>,
-    _threads: ComputeThreads,
+    threads: ComputeThreads,
+    crowd: Option<Crowd>,
     model: Arc<Model>,
+}
+
+/// With how many threads a context computes where fewer change nothing of what comes out.
+struct Crowd {
+    n_threads: u32,
+    n_threads_batch: u32,
+    /// How many there were cores for at the last step.
+    n_fitting: u32,
 }
 
 // SAFETY: llama.cpp's contexts are bound to no thread. All that changes one, or what is read of one,
@@ -159,12 +169,20 @@ impl Context {
                 },
             });
         };
+        // Fused attention of llama.cpp's own adds up in an order that depends on their number.
+        let is_exact = making.attention.is_some() || params.flash_attention == FlashAttention::Off;
+        let crowd = is_exact.then_some(Crowd {
+            n_threads: making.n_threads,
+            n_threads_batch: making.n_threads_batch,
+            n_fitting: u32::MAX,
+        });
         let threads = making.threads;
         // SAFETY: both are alive, and the threads are kept until the context has ended.
         unsafe { sys::llama_attach_threadpool(raw.as_ptr(), threads.raw(), threads.raw()) };
         Ok(Self {
             raw,
-            _threads: threads,
+            threads,
+            crowd,
             model,
         })
     }
@@ -183,10 +201,33 @@ impl Context {
 
     /// Computes a batch; the error is llama.cpp's code.
     pub(super) fn decode(&mut self, batch: &Batch) -> Result<(), i32> {
+        self.fit_threads();
+        let begin = Instant::now();
         // SAFETY: the first `n_tokens` entries of the batch are filled in. llama.cpp only reads them.
-        match unsafe { sys::llama_decode(self.raw.as_ptr(), batch.raw) } {
+        let code = unsafe { sys::llama_decode(self.raw.as_ptr(), batch.raw) };
+        self.threads.computed(begin.elapsed());
+        match code {
             0 => Ok(()),
             code => Err(code),
+        }
+    }
+
+    /// Threads that a step of single tokens is computed with at present.
+    pub(super) fn n_threads(&self) -> u32 {
+        // SAFETY: see `n_batch`.
+        unsafe { sys::llama_n_threads(self.raw.as_ptr()) as u32 }
+    }
+
+    fn fit_threads(&mut self) {
+        let n_fitting = self.threads.n_fitting();
+        if let Some(crowd) = &mut self.crowd
+            && crowd.n_fitting != n_fitting
+        {
+            crowd.n_fitting = n_fitting;
+            let [one, many] =
+                [crowd.n_threads, crowd.n_threads_batch].map(|n| n.min(n_fitting) as i32);
+            // SAFETY: see `n_batch`; the pool has as many threads, or more.
+            unsafe { sys::llama_set_n_threads(self.raw.as_ptr(), one, many) };
         }
     }
 

@@ -33,6 +33,7 @@ mod at_once;
 mod attention;
 mod backend;
 mod context;
+mod crowding;
 mod draft_model;
 mod exp;
 mod gguf;

@@ -5,15 +5,20 @@
 //! ggml makes its threads anew for each graph. They compute one graph at a time: whoever shares them
 //! lives on one thread.
 //!
-//! Where cores are short, what counts is that a thread which waits for another within a graph gives its
-//! core away: see `include/compiler/stdatomic.h`.
+//! Where cores are short, a thread that waits for another within a graph gives its core away, see
+//! `include/compiler/stdatomic.h`, and fewer compute, see `crowding`.
 
+use std::fs;
 use std::mem;
+use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use llama_cpp_sys_2 as sys;
+
+use super::crowding::Crowding;
 
 /// The name of the threads, in `top -H` and the like.
 const NAME: &str = "llm-compute";
@@ -40,14 +45,16 @@ impl ComputeThreads {
             let mut params = unsafe { sys::ggml_threadpool_params_default(n_threads as i32) };
             // Sleep at once, not only after a while.
             params.poll = 0;
+            let name = set_name_of_maker();
             // SAFETY: the parameters are valid for the call, which copies what it needs later.
             NonNull::new(unsafe { (functions.new)(&raw mut params) }).map(|raw| Pool {
                 raw,
                 n_threads,
                 free: functions.free,
+                tasks: name.map(|name| rename_threads(&name)).unwrap_or_default(),
+                crowding: Mutex::new(Crowding::new(n_threads, Instant::now())),
             })
         };
-        // Threads have the name of the one that makes them.
         let maker = thread::Builder::new().name(NAME.to_owned()).spawn(start);
         let made = maker.map_err(|error| NoThreads::Start {
             n_threads,
@@ -68,6 +75,58 @@ impl ComputeThreads {
     pub(super) fn raw(&self) -> sys::ggml_threadpool_t {
         self.0.raw.as_ptr()
     }
+
+    /// How many of them there are cores for; whoever has a graph computed is one.
+    pub(super) fn n_fitting(&self) -> u32 {
+        self.0.crowding().n_threads()
+    }
+
+    /// Notes that this thread had graphs computed for so long.
+    pub(super) fn computed(&self, took: Duration) {
+        let tasks = &self.0.tasks;
+        self.0
+            .crowding()
+            .note(took, Instant::now(), || waited(tasks));
+    }
+}
+
+/// Gives this thread a name that no other thread of the process has, for those that it makes; `None` where
+/// it cannot be given.
+fn set_name_of_maker() -> Option<String> {
+    // SAFETY: the call only returns a number.
+    let name = format!("llm-{}", unsafe { libc::gettid() });
+    fs::write("/proc/thread-self/comm", &name).ok()?;
+    Some(name)
+}
+
+/// Gives the threads of this name, without this one, theirs, and returns where Linux tells of them.
+fn rename_threads(name: &str) -> Vec<PathBuf> {
+    // SAFETY: as above.
+    let maker = unsafe { libc::gettid() }.to_string();
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
+    let made = tasks.flatten().filter_map(|task| {
+        let comm = task.path().join("comm");
+        let is_made = task.file_name().to_str() != Some(&maker)
+            && fs::read_to_string(&comm).ok()?.trim_end() == name;
+        (is_made && fs::write(&comm, NAME).is_ok()).then(|| task.path())
+    });
+    made.collect()
+}
+
+/// How long these threads and this one have been ready to run without a core, ever; `None` where
+/// Linux does not count it.
+fn waited(tasks: &[PathBuf]) -> Option<Duration> {
+    let of_task = |path: PathBuf| {
+        let text = fs::read_to_string(path.join("schedstat")).ok()?;
+        let nanoseconds = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        Some(Duration::from_nanos(nanoseconds))
+    };
+    let this = of_task(PathBuf::from("/proc/thread-self"))?;
+    tasks
+        .iter()
+        .cloned()
+        .map(of_task)
+        .try_fold(this, |sum, one| Some(sum + one?))
 }
 
 /// # Invariants
@@ -76,6 +135,15 @@ struct Pool {
     raw: NonNull<sys::ggml_threadpool>,
     n_threads: u32,
     free: Free,
+    /// Where Linux tells of the threads.
+    tasks: Vec<PathBuf>,
+    crowding: Mutex<Crowding>,
+}
+
+impl Pool {
+    fn crowding(&self) -> MutexGuard<'_, Crowding> {
+        self.crowding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 // SAFETY: ggml's threads belong to no thread, and are made to be used and ended by any, one at a time.

@@ -224,9 +224,14 @@ impl Runner {
         self.attention.is_none()
     }
 
-    /// Threads that steps of single tokens are computed with.
+    /// Threads that steps of single tokens are computed with where there are cores for them.
     pub fn n_threads(&self) -> u32 {
         self.n_threads
+    }
+
+    /// Those that they are computed with at present, which are fewer while others want the cores too.
+    pub fn n_threads_now(&self) -> u32 {
+        self.context.n_threads()
     }
 
     /// What llama.cpp has spent on steps so far; the rest of [`Runner::run`] is sampling and checks.

@@ -81,13 +81,13 @@ def test_at_most_one_response_a_millisecond(start):
 
 def test_one_token_a_response_at_ordinary_speed(start):
     """Where a token takes longer than the pace allows, each is a response of its own."""
-    server = start(config(n_ctx=8192, flash_attn="off"))
-    # Behind a prompt of 6,000 tokens this model then needs several milliseconds for the next one.
-    system = {"role": "system", "content": "You are a helpful assistant. " * 450}
+    server = start(config(n_ctx=12288, flash_attn="off"))
+    # Behind a prompt of 8,000 tokens this model then needs several milliseconds for the next one.
+    system = {"role": "system", "content": "You are a helpful assistant. " * 650}
     answer = server.stream([system, {"role": "user", "content": PROMPT}], max_tokens=100, ignore_eos=True)
     text = answer.whole()
-    assert answer.usage["prompt_tokens"] > 6000 and answer.usage["completion_tokens"] == 100
+    assert answer.usage["prompt_tokens"] > 8000 and answer.usage["completion_tokens"] == 100
     assert text.isascii(), "each token should be text of its own"
-    assert answer.times[-1] - answer.times[0] > 100 * 0.002, "too fast to be an ordinary speed"
+    assert answer.times[-1] - answer.times[0] > 100 * 0.0015, "too fast to be an ordinary speed"
     # Hiccups of a busy machine join some; joined by rule, there would be half as many or fewer.
     assert len(answer.chunks) >= 80, f"{len(answer.chunks)} responses for 100 tokens"

@@ -154,3 +154,30 @@ fn where_each_slot_has_its_own_cells() {
         check(&model, prompts(&model), params, Sharing::None);
     }
 }
+
+#[test]
+fn however_many_threads_compute() {
+    let demo = demo_model();
+    let models = KINDS.iter().map(|kind| {
+        let prompts = (0..8).map(|n| tokens(n % 5, 20 + n as usize)).collect();
+        (kind.model(), prompts)
+    });
+    for (model, prompts) in models.chain([(demo.clone(), prompts(&demo))]) {
+        for flash_attention in [FlashAttention::On, FlashAttention::Off] {
+            let answers = [(1, 1), (2, 1), (1, 2)].map(|(n_threads, n_threads_batch)| {
+                let params = ContextParams {
+                    n_slots: N_SLOTS,
+                    n_cells: 2048,
+                    n_threads,
+                    n_threads_batch,
+                    flash_attention,
+                    ..ContextParams::default()
+                };
+                let mut runner = runner(&model, params);
+                let mut scheduler = scheduler(&runner, Sharing::None);
+                answers(&mut runner, &prompts, 0, &mut scheduler).0
+            });
+            assert!(answers.iter().all(|some| *some == answers[0]));
+        }
+    }
+}
