@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the backend for aarch64 on an x86-64 machine, into build/aarch64/backends, and runs the
 # library's tests emulated. Called by `make aarch64-check`. Arguments are a command for cargo instead,
-# as in `scripts/aarch64.sh test --test llama_model`; scripts/test.sh calls it so.
+# as in `scripts/aarch64.sh test --test llama_model`.
 set -euo pipefail
 # For every such processor: the name of this one's kind means nothing to the other compiler.
 unset RUSTFLAGS
