@@ -12,7 +12,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::process::{ARGUMENT, PASSED, REFUSED, STAGE};
 use super::{Part, Trial, probe};
-use crate::llama::{LoadParams, Model, Runner};
+use crate::llama::{ContextParams, LoadParams, Model, Runner};
 
 /// Bytes of memory that a trial may take for itself, files that it maps aside.
 const MAX_BYTES: libc::rlim_t = 4 << 30;
@@ -135,8 +135,8 @@ fn run(trial: &Trial) -> Result<(), String> {
         Part::Code { kinds, has_experts } => {
             let kinds = kinds.iter().copied().collect::<Vec<_>>();
             stage(&format!(
-                "it computed one row and {} together with weights in {}",
-                trial.context.n_ubatch,
+                "it computed {} with weights in {}",
+                rows(&trial.context),
                 probe::names(&kinds)
             ));
             probe::write(&kinds, *has_experts).map_err(|error| error.to_string())?
@@ -152,13 +152,18 @@ fn run(trial: &Trial) -> Result<(), String> {
         return Ok(());
     }
     if let Part::File { .. } = trial.part {
-        stage(&format!(
-            "it computed one row and {} together",
-            trial.context.n_ubatch
-        ));
+        stage(&format!("it computed {}", rows(&trial.context)));
     }
     let runner = Runner::new(Arc::new(model), &trial.context);
     runner.map(drop).map_err(|error| error.to_string())
+}
+
+/// What is computed when a runner begins.
+fn rows(context: &ContextParams) -> String {
+    match context.full_warm_up {
+        true => format!("one row and {} together", context.n_ubatch),
+        false => "one row".to_owned(),
+    }
 }
 
 fn load(path: &Path, params: &LoadParams) -> Result<Model, String> {

@@ -28,11 +28,11 @@ use super::threads;
 
 /// Rows of the tiny model at most: all that llama.cpp's own default computes together.
 const MAX_ROWS: usize = 512;
-/// Files up to this size run a batch of [`MANY_ROWS`]; for larger ones a row costs too much.
+/// Files up to this size compute a row and [`FILE_ROWS`]; larger ones a row alone, as a second step would
+/// take longer than a tenth of the load.
 const MAX_BYTES_FOR_MANY_ROWS: u64 = 256 << 20;
-const MANY_ROWS: usize = 32;
-/// From two rows on, matrices are multiplied with matrices.
-const FEW_ROWS: usize = 2;
+/// Rows that a file's graph is made for.
+const FILE_ROWS: usize = 32;
 
 /// How long a trial may take, and the bytes of a file that make it a second longer: what a slow disk
 /// or a busy machine needs, with a wide margin.
@@ -132,9 +132,9 @@ pub fn try_first(
         context: with_rows(&context, context.n_ubatch.min(MAX_ROWS)),
     };
     code.pass(program, PATIENCE)?;
-    let n_rows = match file.n_bytes <= MAX_BYTES_FOR_MANY_ROWS {
-        true => MANY_ROWS,
-        false => FEW_ROWS,
+    let context = ContextParams {
+        full_warm_up: file.n_bytes <= MAX_BYTES_FOR_MANY_ROWS,
+        ..context
     };
     let whole = Trial {
         part: Part::File {
@@ -143,7 +143,7 @@ pub fn try_first(
         },
         // The code has passed: a copy of the weights would take as long as the load itself.
         repack: false,
-        context: with_rows(&context, n_rows),
+        context: with_rows(&context, FILE_ROWS),
     };
     let patience = PATIENCE + Duration::from_secs(file.n_bytes / BYTES_PER_SECOND);
     whole.pass(program, patience)
