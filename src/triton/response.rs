@@ -4,7 +4,6 @@
 //! Triton's and the intake thread where they refuse a request, else to the
 //! delivery thread. Whether the client is still there may be asked from any.
 
-use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -78,25 +77,54 @@ impl Drop for Factory {
     }
 }
 
-/// A response that is not sent yet.
+/// A response that is to be sent.
+///
+/// Triton's front ends keep a place in the stream for each that was made, and wait for it: none is ever
+/// deleted.
 ///
 /// # Invariants
 ///
-/// The pointer is valid and ours; Drop deletes it where it was not sent.
-struct Response(*mut TRITONBACKEND_Response);
+/// The pointer is valid and ours.
+struct Response(NonNull<TRITONBACKEND_Response>);
+
+// SAFETY: a response belongs to no thread.
+unsafe impl Send for Response {}
 
 impl Response {
-    fn send(self, flags: u32) -> Result<(), Error> {
-        let response = ManuallyDrop::new(self).0;
-        // SAFETY: the response is ours, and Triton's from here on.
-        unsafe { call!(TRITONBACKEND_ResponseSend(response, flags, ptr::null_mut())) }
+    fn new(factory: &Factory) -> Result<Self, Error> {
+        let mut response = ptr::null_mut();
+        // SAFETY: the factory is live; the response is ours until it is sent.
+        unsafe {
+            call!(TRITONBACKEND_ResponseNewFromFactory(
+                &mut response,
+                factory.0.as_ptr()
+            ))
+        }?;
+        NonNull::new(response)
+            .map(Self)
+            .ok_or_else(|| Error::new(Code::Internal, "Triton made no response"))
     }
-}
 
-impl Drop for Response {
-    fn drop(&mut self) {
-        // SAFETY: the response is ours and is not used afterwards.
-        discard(unsafe { api().TRITONBACKEND_ResponseDelete(self.0) });
+    fn send(self, flags: u32) -> Result<(), Error> {
+        // SAFETY: the response is ours, and Triton's from here on.
+        unsafe {
+            call!(TRITONBACKEND_ResponseSend(
+                self.0.as_ptr(),
+                flags,
+                ptr::null_mut()
+            ))
+        }
+    }
+
+    /// Sends it with an error in place of a text.
+    fn send_error(self, flags: u32, error: &Error) {
+        let raw_error = error.clone().into_raw();
+        // SAFETY: the response is ours, and Triton's from here on; the error stays ours and is deleted
+        // once, afterwards.
+        unsafe {
+            discard(api().TRITONBACKEND_ResponseSend(self.0.as_ptr(), flags, raw_error));
+            api().TRITONSERVER_ErrorDelete(raw_error);
+        }
     }
 }
 
@@ -111,6 +139,8 @@ pub(crate) struct Responder {
     instance: Arc<Attached>,
     /// The output's shape is `[1]`, or `[1, 1]` where the model takes batches.
     n_dims: u32,
+    /// One that could not be filled, and why: the error at the end of the stream goes in it.
+    unfilled: Option<(Response, Error)>,
     _in_flight: InFlight,
 }
 
@@ -133,6 +163,7 @@ impl Responder {
             factory,
             instance,
             n_dims,
+            unfilled: None,
             _in_flight: InFlight::begin(),
         })
     }
@@ -149,8 +180,8 @@ impl Responder {
         move || factory.is_cancelled()
     }
 
-    /// Sends one response that is not the last.
-    pub(crate) fn send(&self, text: &str) -> Result<(), Error> {
+    /// Sends one response that is not the last; none follows one that could not be filled.
+    pub(crate) fn send(&mut self, text: &str) -> Result<(), Error> {
         self.prepare(text)?.send(0)
     }
 
@@ -172,16 +203,18 @@ impl Responder {
         self.send_error(error);
     }
 
-    fn prepare(&self, text: &str) -> Result<Response, Error> {
-        let mut response = ptr::null_mut();
-        // SAFETY: the factory is live; the response is ours until it is sent,
-        // and not sent before it is filled.
-        unsafe {
-            let factory = self.factory.0.as_ptr();
-            call!(TRITONBACKEND_ResponseNewFromFactory(&mut response, factory))?;
-            let response = Response(response);
-            self.fill(response.0, text)?;
-            Ok(response)
+    fn prepare(&mut self, text: &str) -> Result<Response, Error> {
+        if let Some((_, error)) = &self.unfilled {
+            return Err(error.clone());
+        }
+        let response = Response::new(&self.factory)?;
+        // SAFETY: the response is live, and not sent before it is filled.
+        match unsafe { self.fill(response.0.as_ptr(), text) } {
+            Ok(()) => Ok(response),
+            Err(error) => {
+                self.unfilled = Some((response, error.clone()));
+                Err(error)
+            }
         }
     }
 
@@ -230,22 +263,20 @@ impl Responder {
     }
 
     /// Sends an error as the final response.
-    fn send_error(&self, error: &Error) {
-        let raw_error = error.clone().into_raw();
-        let mut response = ptr::null_mut();
-        // SAFETY: the factory is live; the response is Triton's once it is
-        // sent; the error stays ours and is deleted once, afterwards.
-        unsafe {
-            let factory = self.factory.0.as_ptr();
-            let flags = TRITONSERVER_RESPONSE_COMPLETE_FINAL;
-            match call!(TRITONBACKEND_ResponseNewFromFactory(&mut response, factory)) {
-                Ok(()) => discard(api().TRITONBACKEND_ResponseSend(response, flags, raw_error)),
-                Err(reason) => {
-                    log::error!("triton-llm: no response for an error ({reason}): {error}");
-                    discard(api().TRITONBACKEND_ResponseFactorySendFlags(factory, flags));
-                }
+    fn send_error(&mut self, error: &Error) {
+        let flags = TRITONSERVER_RESPONSE_COMPLETE_FINAL;
+        let response = match self.unfilled.take() {
+            Some((response, _)) => Ok(response),
+            None => Response::new(&self.factory),
+        };
+        match response {
+            Ok(response) => response.send_error(flags, error),
+            Err(reason) => {
+                log::error!("triton-llm: no response for an error ({reason}): {error}");
+                let factory = self.factory.0.as_ptr();
+                // SAFETY: the factory is live.
+                discard(unsafe { api().TRITONBACKEND_ResponseFactorySendFlags(factory, flags) });
             }
-            api().TRITONSERVER_ErrorDelete(raw_error);
         }
     }
 

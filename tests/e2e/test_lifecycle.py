@@ -1,15 +1,18 @@
 """Models and servers that come and go, with streams running."""
 
 import os
+import queue
 import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import tritonclient.grpc as grpcclient
 from repository import config, make_model
 from server import MODEL, Server
-from streams import GrpcStreams
+from streams import GrpcStreams, bytes_input
+from tritonclient.utils import shared_memory
 
 #: A minute's work for the demo model.
 LONG = {"ignore_eos": True, "temperature": 0, "max_tokens": 12000}
@@ -67,6 +70,32 @@ def test_unload_with_requests_queued(repository):
         time.sleep(0.2)
         assert server.unload()[0] == 200
         assert_ended_with_an_error(streams)
+        server.wait_unloaded(timeout=30)
+
+
+@pytest.mark.parametrize("n_bytes", [8, 40])
+def test_an_output_that_does_not_fit_its_region(repository, n_bytes):
+    """A client's shared memory too small for the first response, or for a later one: its stream ends, the model goes."""
+    make_model(repository, config())
+    with Server(repository, EXPLICIT, f"--load-model={MODEL}") as server:
+        events = queue.Queue()
+        region = shared_memory.create_shared_memory_region("small", f"/small-{os.getpid()}", n_bytes)
+        client = grpcclient.InferenceServerClient(server.grpc)
+        try:
+            client.register_system_shared_memory("small", f"/small-{os.getpid()}", n_bytes)
+            output = grpcclient.InferRequestedOutput("text_output")
+            output.set_shared_memory("small", n_bytes)
+            client.start_stream(callback=lambda result, error: events.put((result, error)))
+            client.async_stream_infer(MODEL, [bytes_input("text_input", ["Say hello"])], outputs=[output])
+            error = None
+            while error is None:
+                error = events.get(timeout=30)[1]
+            assert "40" in str(error) or "shared memory" in str(error), error
+            client.stop_stream()
+        finally:
+            client.close()
+            shared_memory.destroy_shared_memory_region(region)
+        assert server.unload()[0] == 200
         server.wait_unloaded(timeout=30)
 
 

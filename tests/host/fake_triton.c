@@ -758,13 +758,6 @@ TRITONSERVER_Error *TRITONBACKEND_ResponseNewFromFactory(TRITONBACKEND_Response 
   LEAVE;
 }
 
-TRITONSERVER_Error *TRITONBACKEND_ResponseDelete(TRITONBACKEND_Response *response) {
-  pthread_mutex_lock(&lock);
-  end("TRITONBACKEND_ResponseDelete", response, KIND_RESPONSE);
-  pthread_mutex_unlock(&lock);
-  return NULL;
-}
-
 TRITONSERVER_Error *TRITONBACKEND_ResponseOutput(TRITONBACKEND_Response *response,
                                                  TRITONBACKEND_Output **output, const char *name,
                                                  const TRITONSERVER_DataType datatype, const int64_t *shape,
@@ -815,7 +808,7 @@ TRITONSERVER_Error *TRITONBACKEND_ResponseSend(TRITONBACKEND_Response *response,
         out->message = copy(error->text, strlen(error->text));
       }
       const struct TRITONBACKEND_Output *output = &response->output;
-      if (response->has_output) {
+      if (response->has_output && error == NULL) {
         uint32_t length = 0;
         if (output->n_bytes >= 4) memcpy(&length, output->bytes, 4);
         if (output->n_bytes != length + (uint64_t)4)
