@@ -716,7 +716,7 @@ fn bad_combinations_and_names_are_named() {
         ),
         (
             &[("sampling_parameters", r#"{"top_p": 2}"#)],
-            "config parameter 'sampling_parameters': parameter 'top_p' = 2: must be above 0 and at most 1",
+            "config parameter 'sampling_parameters': parameter 'top_p' = 2: must be between 0 and 1",
         ),
         (
             &[("sampling_parameters", r#"{"max_tokens": 0}"#)],

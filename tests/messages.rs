@@ -30,7 +30,7 @@ fn text(text: &str) -> Result<Vec<(Role, String)>, String> {
 #[test]
 fn messages_are_read() {
     use Role::{Assistant, System, Tool, User};
-    let cases: [(&str, &[(Role, &str)]); 11] = [
+    let cases: [(&str, &[(Role, &str)]); 12] = [
         (r#"[{"role":"user","content":"Hi"}]"#, &[(User, "Hi")]),
         (
             " \n[ \t{\"content\":\"Hi\",\"role\":\"user\"}\n]\n",
@@ -49,6 +49,7 @@ fn messages_are_read() {
             &[(Assistant, "")],
         ),
         (r#"[{"role":"assistant"}]"#, &[(Assistant, "")]),
+        (r#"[{"role":"developer","content":"S"}]"#, &[(System, "S")]),
         (r#"[{"role":"user","content":""}]"#, &[(User, "")]),
         (
             r#"[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]"#,
@@ -100,7 +101,7 @@ fn other_text_is_one_user_message_as_it_is() {
 
 #[test]
 fn bad_messages_are_named() {
-    let roles = "must be one of system, user, assistant, tool";
+    let roles = "must be one of system, developer, user, assistant, tool";
     let part = "must be an object of type \"text\"";
     let content = "must be a string or a list of text parts";
     let cases = [
@@ -136,6 +137,10 @@ fn bad_messages_are_named() {
         (
             r#"[{"role":"user","content":"x"},{"rol":1}]"#,
             format!("text_input[1].role is missing: {roles}"),
+        ),
+        (
+            r#"[{"content":"x"}]"#,
+            format!("text_input[0].role is missing: {roles}"),
         ),
         (
             r#"[{"role":"robot","content":"x"}]"#,

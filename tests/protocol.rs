@@ -101,7 +101,7 @@ fn numbers_take_every_kind_and_both_ends() {
             (0.0, 100.0),
             [-0.1, 100.1],
         ),
-        ("top_p", "above 0 and at most 1", (1e-3, 1.0), [0.0, 1.1]),
+        ("top_p", "between 0 and 1", (1e-3, 1.0), [-0.1, 1.1]),
         ("min_p", "between 0 and 1", (0.0, 1.0), [-0.1, 1.1]),
         (
             "typical_p",
@@ -174,7 +174,10 @@ fn numbers_take_every_kind_and_both_ends() {
     }
     // Values that a float or a division by it would turn into 0 or infinity.
     assert_eq!(outcome("temperature", "temperature", D(1e-30)), "0.01");
-    assert_ne!(outcome("top_p", "top_p", D(1e-300)), "0");
+    let likeliest = f32::MIN_POSITIVE.to_string();
+    for nothing in [I(0), D(0.0), D(1e-300), s("0")] {
+        assert_eq!(outcome("top_p", "top_p", nothing), likeliest);
+    }
     assert_ne!(outcome("typical_p", "typical_p", D(1e-300)), "0");
 }
 
@@ -224,7 +227,8 @@ fn mirostat_and_dry_take_what_llama_cpp_takes() {
         (name, s("x"), r#"["x"]"#.to_owned()),
         (name, s("[]"), "[]".to_owned()),
         (name, s(r#"["\n", "é"]"#), r#"["\n", "é"]"#.to_owned()),
-        (name, s(""), refused(name, r#""""#, breakers)),
+        (name, s(""), "[]".to_owned()),
+        (name, s(r#"["a", ""]"#), refused(name, r#""""#, breakers)),
         (name, s("a\0"), refused(name, r#""a\0""#, breakers)),
         (
             name,
@@ -312,6 +316,16 @@ fn whole_numbers_take_every_kind_and_both_ends() {
             assert_eq!(outcome(name, name, value), refused(name, shown, &typed));
         }
     }
+    let large = 2f64.powi(53);
+    assert_eq!(outcome("seed", "seed", D(large)), format!("Some({large})"));
+    // Those that Triton hands on as doubles, of which several are one.
+    for rounded in [large + 2.0, 2f64.powi(63), u64::MAX as f64] {
+        let range = format!("{seed}; so large a number arrives rounded, send it as a string");
+        assert_eq!(
+            outcome("seed", "seed", D(rounded)),
+            refused("seed", &format!("{rounded:?}"), &range)
+        );
+    }
     let largest = u64::MAX.to_string();
     assert_eq!(
         outcome("seed", "seed", s(&largest)),
@@ -353,6 +367,8 @@ fn stop_takes_a_string_a_json_list_or_an_input() {
         ("\n\n", r#"["\n\n"]"#),
         (r#"["a","b"]"#, r#"["a", "b"]"#),
         ("[]", "[]"),
+        ("", "[]"),
+        (r#"["", ""]"#, "[]"),
         ("[", r#"["["]"#),
         ("[1]", r#"["[1]"]"#),
         ("[INST]", r#"["[INST]"]"#),
@@ -378,7 +394,6 @@ fn stop_takes_a_string_a_json_list_or_an_input() {
         format!("{:?}", vec!["x"; 32])
     );
     for (value, shown) in [
-        (s(""), "\"\""),
         (s(r#"["a",""]"#), "\"\""),
         (s(&format!("{longest}x")), "a string of 1025 bytes"),
         (s(&many(33)), "a list of 33 strings"),
@@ -456,12 +471,15 @@ fn synonyms_mean_the_same() {
             error.starts_with(&format!("!parameter '{synonym}' = \"x\": must be ")),
             "{error}"
         );
-        assert_eq!(
-            read(with(&[(name, I(1)), (synonym, I(1))])).map(|_| ()),
-            Err(format!(
-                "parameter '{name}' is given twice, as '{name}' and as '{synonym}'"
-            ))
-        );
+        // Which wins instead, see `what_clients_send_is_taken`.
+        if synonym != "max_completion_tokens" {
+            assert_eq!(
+                read(with(&[(name, I(1)), (synonym, I(1))])).map(|_| ()),
+                Err(format!(
+                    "parameter '{name}' is given twice, as '{name}' and as '{synonym}'"
+                ))
+            );
+        }
     }
     let twice = Err("parameter 'seed' is given twice".to_owned());
     assert_eq!(
@@ -471,12 +489,58 @@ fn synonyms_mean_the_same() {
     assert_eq!(read(with_json(r#"{"seed":1,"seed":2}"#)).map(|_| ()), twice);
 }
 
+/// What clients of other servers send, and means nothing here or the same as nothing.
+#[test]
+fn what_clients_send_is_taken() {
+    for (parameter, value) in [
+        ("model", s("llm_decoupled")),
+        ("n", I(1)),
+        ("bad_words", s("")),
+        ("bad_words", s("[\"\"]")),
+        ("stop_words", s("")),
+    ] {
+        let request = read(with(&[(parameter, value)]));
+        assert_eq!(request, read(hello()), "{parameter}");
+    }
+    assert_eq!(
+        read(with_json(r#"{"bad_words":[""],"stop_words":[""],"n":1}"#)),
+        read(hello())
+    );
+    assert_eq!(
+        read(with(&[("n", I(2))])).map(|_| ()),
+        Err("parameter 'n' = 2: must be 1".to_owned())
+    );
+    assert_eq!(
+        read(with(&[("bad_words", s("x"))])).map(|_| ()),
+        Err("parameter 'bad_words' = a list of 1 strings: must be empty".to_owned())
+    );
+    // OpenAI's newer name beside the older one, in either order.
+    let both = [("max_tokens", I(5)), ("max_completion_tokens", I(7))];
+    let [one, other] = both.clone();
+    for both in [both, [other, one]] {
+        assert_eq!(read(with(&both)).map(|r| r.max_tokens), Ok(Some(7)));
+    }
+    assert_eq!(
+        read(with(&[
+            ("max_tokens", I(5)),
+            ("max_completion_tokens", I(0))
+        ]))
+        .map(|_| ()),
+        Err(refused(
+            "max_completion_tokens",
+            "0",
+            "between 1 and 4096, or -1 (no limit)"
+        )
+        .split_off(1))
+    );
+}
+
 #[test]
 fn unknown_names_get_the_nearest_one() {
     let known = "known are max_tokens, temperature, top_k, top_p, min_p, typical_p, \
                  xtc_probability, xtc_threshold, mirostat, mirostat_tau, mirostat_eta, \
                  dry_multiplier, dry_base, dry_allowed_length, dry_penalty_last_n, \
-                 dry_sequence_breakers, repetition_penalty, presence_penalty, frequency_penalty, seed, stop, ignore_eos, \
+                 dry_sequence_breakers, repetition_penalty, presence_penalty, frequency_penalty, seed, stop, bad_words, n, ignore_eos, \
                  min_tokens, streaming";
     let long = "x".repeat(1 << 20);
     let cut = format!("unknown parameter '{}…': {known}", "x".repeat(64));

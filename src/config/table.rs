@@ -57,6 +57,7 @@ fn small(n: i128) -> u32 {
 /// The config parameters, in the order the documentation lists them.
 pub static TABLE: Table<Draft> = Table {
     noun: "config parameter",
+    supersedes: &[],
     rows: &[
         Parameter {
             name: "model_path",

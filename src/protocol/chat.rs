@@ -58,7 +58,7 @@ pub(crate) fn messages(text: String) -> Result<Vec<Message>, RequestError> {
 /// Tells a list of messages, well-formed or not, from text that merely begins with a bracket.
 ///
 /// Text such as `[1] see below` or `[{x}]` is a prompt like any other. Once it
-/// opens with `[{` and names a role, in JSON's quotes or Python's, it is meant
+/// opens with `[{` and names a role or a content, in JSON's quotes or Python's, it is meant
 /// as messages and every fault in it is reported rather than sent to the model.
 fn looks_like_messages(text: &str) -> bool {
     let Some(rest) = text.trim_start().strip_prefix('[') else {
@@ -66,7 +66,8 @@ fn looks_like_messages(text: &str) -> bool {
     };
     let rest = rest.trim_start();
     if rest.starts_with('{') {
-        rest.contains("\"role\"") || rest.contains("'role'")
+        let names = ["\"role\"", "'role'", "\"content\"", "'content'"];
+        names.iter().any(|name| rest.contains(name))
     } else {
         rest.trim_end() == "]"
     }
@@ -81,7 +82,8 @@ fn message(element: Value) -> Result<Message, MessageError> {
     let role = match object.get("role") {
         None => return Err(MessageError::NoRole),
         Some(Value::String(role)) => match role.as_str() {
-            "system" => Role::System,
+            // OpenAI's newer name for it.
+            "system" | "developer" => Role::System,
             "user" => Role::User,
             "assistant" => Role::Assistant,
             "tool" => Role::Tool,

@@ -78,9 +78,9 @@ pub enum RequestError {
 pub enum MessageError {
     #[error(" is {found}: must be an object with 'role' and 'content'")]
     NotAnObject { found: &'static str },
-    #[error(".role is missing: must be one of system, user, assistant, tool")]
+    #[error(".role is missing: must be one of system, developer, user, assistant, tool")]
     NoRole,
-    #[error(".role = {role}: must be one of system, user, assistant, tool")]
+    #[error(".role = {role}: must be one of system, developer, user, assistant, tool")]
     Role { role: String },
     #[error(".content is {found}: must be a string or a list of text parts")]
     Content { found: &'static str },

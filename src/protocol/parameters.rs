@@ -57,6 +57,8 @@ const MIN_TEMPERATURE: f32 = 0.01;
 /// The request parameters, in the order the documentation lists them.
 pub static TABLE: Table<Settings> = Table {
     noun: "parameter",
+    // OpenAI's newer name for the older one; some clients send both.
+    supersedes: &[("max_completion_tokens", "max_tokens")],
     rows: &[
         Parameter {
             name: "max_tokens",
@@ -101,13 +103,13 @@ pub static TABLE: Table<Settings> = Table {
             synonyms: &[],
             kind: Kind::Number {
                 min: 0.0,
-                above_min: true,
+                above_min: false,
                 max: 1.0,
-                // A tiny double is above 0 but would round to 0 as a float.
+                // So that 0, and what rounds to it, keep the likeliest one.
                 set: |s, x| s.sampling.top_p = x.max(f32::MIN_POSITIVE),
             },
             default: "1",
-            meaning: "Sample among the likeliest tokens that together have this probability; 1 is off",
+            meaning: "Sample among the likeliest tokens that together have this probability; 1 is off, 0 always takes the likeliest",
         },
         Parameter {
             name: "min_p",
@@ -309,7 +311,7 @@ pub static TABLE: Table<Settings> = Table {
         },
         Parameter {
             name: "stop",
-            synonyms: &[],
+            synonyms: &["stop_words"],
             kind: Kind::Strings {
                 max_strings: MAX_STOP_STRINGS,
                 max_bytes: MAX_STOP_BYTES,
@@ -318,6 +320,30 @@ pub static TABLE: Table<Settings> = Table {
             },
             default: "none",
             meaning: "The answer ends before any of these; a string that is a JSON list of strings counts as that list",
+        },
+        Parameter {
+            name: "bad_words",
+            synonyms: &[],
+            kind: Kind::Strings {
+                max_strings: 0,
+                max_bytes: 0,
+                may_have_nul: false,
+                set: |_, _| {},
+            },
+            default: "[]",
+            meaning: "Words that the answer must not have: none can be given",
+        },
+        Parameter {
+            name: "n",
+            synonyms: &[],
+            kind: Kind::Whole {
+                min: 1,
+                max: Limit::At(1),
+                minus_one: None,
+                set: |_, _| {},
+            },
+            default: "1",
+            meaning: "Answers to the prompt",
         },
         Parameter {
             name: "ignore_eos",
@@ -352,20 +378,21 @@ pub static TABLE: Table<Settings> = Table {
     ],
 };
 
-/// Names that belong to Triton itself and reach us as request parameters.
-/// `id` is the request id of `generate`, which Triton passes on as a parameter, too.
-const TRITON_NAMES: [&str; 6] = [
+/// Names that are taken and change nothing: those that belong to Triton itself and reach us as request
+/// parameters, of which `id` is the request id of `generate`, and `model`, which clients of OpenAI's API send.
+const IGNORED: [&str; 7] = [
     "id",
     "priority",
     "timeout",
     "sequence_id",
     "sequence_start",
     "sequence_end",
+    "model",
 ];
 
-/// Whether a name is Triton's own and none of our business.
+/// Whether a name is none of our business.
 pub(crate) fn passes(name: &str) -> bool {
-    name.starts_with("triton_") || TRITON_NAMES.contains(&name)
+    name.starts_with("triton_") || IGNORED.contains(&name)
 }
 
 /// Reads the defaults that a model configuration sets, a JSON object of request parameters.

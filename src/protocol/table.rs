@@ -9,6 +9,8 @@ use super::ParamValue;
 
 /// Characters of a client's text that an error quotes at most.
 const MAX_QUOTED_CHARS: usize = 64;
+/// Whole numbers up to this are the same as doubles; of those above several are one.
+const MAX_EXACT: i128 = 1 << 53;
 /// Bytes of an unknown name for which a suggestion is looked for.
 const MAX_SUGGESTED_BYTES: usize = 64;
 
@@ -17,6 +19,8 @@ pub struct Table<T: 'static> {
     /// What error texts call one of them.
     pub noun: &'static str,
     pub rows: &'static [Parameter<T>],
+    /// Pairs of names of one parameter that may both be given: the first wins.
+    pub supersedes: &'static [(&'static str, &'static str)],
 }
 
 /// One parameter: its names, what it takes, and what it means.
@@ -161,17 +165,18 @@ impl<T> Table<T> {
                 }
                 return Err(self.unknown(&name));
             };
-            if let Some((_, first)) = seen.iter().find(|(known, _)| *known == row.name) {
-                return Err(self.twice(row.name, first, &name));
+            if let Some((_, first)) = seen.iter_mut().find(|(known, _)| *known == row.name) {
+                if self.supersedes.contains(&(first.as_str(), name.as_str())) {
+                    continue;
+                }
+                if !self.supersedes.contains(&(name.as_str(), first.as_str())) {
+                    return Err(self.twice(row.name, first, &name));
+                }
+                first.clone_from(&name);
+                row.store(self.noun, target, &name, &value, rules.n_ctx)?;
+                continue;
             }
-            row.kind
-                .store(target, &value, rules.n_ctx)
-                .map_err(|refusal| ParameterError::Value {
-                    noun: self.noun,
-                    name: name.clone(),
-                    value: refusal.value,
-                    expected: refusal.expected,
-                })?;
+            row.store(self.noun, target, &name, &value, rules.n_ctx)?;
             seen.push((row.name, name));
         }
         Ok(seen.into_iter().map(|(name, _)| name).collect())
@@ -220,7 +225,7 @@ impl<T> Table<T> {
             .iter()
             .flat_map(|row| std::iter::once(&row.name).chain(row.synonyms))
             .map(|known| (strsim::damerau_levenshtein(&name, known), *known))
-            .filter(|(distance, known)| *distance <= (known.len() / 3).clamp(1, 3))
+            .filter(|(distance, known)| *distance <= (known.len() / 3).min(3))
             .min_by_key(|(distance, _)| *distance)
             .map(|(_, known)| known)
     }
@@ -229,6 +234,24 @@ impl<T> Table<T> {
 impl<T> Parameter<T> {
     fn is_called(&self, name: &str) -> bool {
         self.name == name || self.synonyms.contains(&name)
+    }
+
+    /// Checks and stores what was given under this name.
+    fn store(
+        &self,
+        noun: &'static str,
+        target: &mut T,
+        name: &str,
+        given: &Given,
+        n_ctx: Option<u32>,
+    ) -> Result<(), ParameterError> {
+        let stored = self.kind.store(target, given, n_ctx);
+        stored.map_err(|refusal| ParameterError::Value {
+            noun,
+            name: name.to_owned(),
+            value: refusal.value,
+            expected: refusal.expected,
+        })
     }
 }
 
@@ -273,6 +296,7 @@ impl<T> Kind<T> {
                 };
                 match minus_one {
                     Some(meaning) => format!("between {min} and {max}, or -1 ({meaning})"),
+                    None if max == min.to_string() => max,
                     None => format!("between {min} and {max}"),
                 }
             }
@@ -286,6 +310,7 @@ impl<T> Kind<T> {
             Kind::Flag { .. } => "true or false".to_owned(),
             Kind::Choice { names, .. } => format!("one of {}", names.join(", ")),
             Kind::Text { max_bytes, .. } => format!("text of 1 to {max_bytes} bytes"),
+            Kind::Strings { max_strings: 0, .. } => "empty".to_owned(),
             Kind::Strings {
                 max_strings,
                 max_bytes,
@@ -335,7 +360,15 @@ impl<T> Kind<T> {
                 let whole = given
                     .whole()
                     .ok_or_else(|| refuse(format!("a whole number {}", self.range(n_ctx))))?;
-                let in_range = (*min..=max.at(n_ctx)).contains(&whole);
+                let max = max.at(n_ctx);
+                let is_rounded = matches!(given, Given::Number(_)) && whole > MAX_EXACT;
+                if is_rounded && whole <= max + 1 {
+                    return Err(refuse(format!(
+                        "{}; so large a number arrives rounded, send it as a string",
+                        self.range(n_ctx)
+                    )));
+                }
+                let in_range = (*min..=max).contains(&whole);
                 let is_minus_one = whole == -1 && minus_one.is_some();
                 if !in_range && !is_minus_one {
                     return Err(out_of_range());
@@ -372,7 +405,11 @@ impl<T> Kind<T> {
                 may_have_nul,
                 set,
             } => {
-                let strings = given.strings().ok_or_else(out_of_range)?;
+                let mut strings = given.strings().ok_or_else(out_of_range)?;
+                // How clients say that there is none.
+                if strings.iter().all(String::is_empty) {
+                    strings.clear();
+                }
                 let is_good = |text: &str| {
                     (1..=*max_bytes).contains(&text.len())
                         && (*may_have_nul || !text.contains('\0'))
