@@ -1,10 +1,10 @@
 //! How many threads to compute with while others want the cores too.
 //!
 //! At each node of a graph all threads wait for the last one. One that gets half a core halves what all
-//! of them do, so it is better left out. Linux counts for each thread how long it was ready to run and got no core; from
-//! time to time that is looked at. Where much was missing, as many threads fewer compute; later more are
-//! tried, after longer and longer pauses where there is no room for them. Several engines, and other
-//! copies of this library, find their parts so without knowing of each other.
+//! of them do, so it is better left out. Linux counts for each thread how long it was ready to run and
+//! got no core; from time to time that is looked at. Where much was missing, as many threads fewer
+//! compute; later more are tried, after longer and longer pauses where there is no room for them.
+//! Several engines, and other copies of this library, find their parts so without knowing of each other.
 //!
 //! Pure: times are given. Used by a pool on the thread that has its graphs computed.
 
@@ -17,7 +17,8 @@ const WINDOW: Duration = Duration::from_millis(100);
 const MIN_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(8);
 
-/// Cores missing from which on fewer threads compute: this, or half of what a thread does where they are few.
+/// Cores missing from which on fewer threads compute: this, or half a core shared out among the threads
+/// where they are few.
 const MIN_MISSING: f64 = 0.1;
 
 #[derive(Debug)]
