@@ -36,4 +36,5 @@ mkdir -p "$FOLDER"
 cp "$ROOT/target/$TARGET/release/libtriton_llm.so" "$FOLDER/.new"
 mv "$FOLDER/.new" "$FOLDER/libtriton_llm.so"
 say "Built $FOLDER/libtriton_llm.so. Running its tests"
-cargo_for_target test --lib
+# A trial starts a process, which is not emulated: the kernel would have to be told how.
+cargo_for_target test --lib -- --skip trial::tests

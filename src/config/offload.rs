@@ -9,7 +9,7 @@ use regex_lite::Regex;
 
 use super::ConfigError;
 use super::parameters::Parameters;
-use crate::protocol::table::quoted;
+use crate::protocol::given::quoted;
 
 /// llama.cpp's limit on the devices of one model.
 pub const MAX_DEVICES: usize = 16;

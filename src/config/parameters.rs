@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::protocol::table::{Given, Rules};
+use crate::protocol::given::Given;
+use crate::protocol::table::Rules;
 use crate::protocol::{DEFAULT_MAX_PROMPT_BYTES, RequestDefaults, defaults};
 
 use super::offload::{self, GpuLayers, SplitMode, TensorOverride, TensorSplit};

@@ -9,7 +9,7 @@ use super::architectures;
 use super::offload::{SplitMode, TensorOverride};
 use super::raw::{InstanceGroup, InstanceKind};
 use super::{ConfigError, ModelConfig, Parameters};
-use crate::protocol::table::quoted;
+use crate::protocol::given::quoted;
 
 /// A GPU of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

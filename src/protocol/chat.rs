@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::error::{MessageError, RequestError};
-use super::table::quoted;
+use super::given::quoted;
 use super::{MAX_MESSAGES, json};
 
 /// Who speaks a message.

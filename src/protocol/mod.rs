@@ -7,6 +7,7 @@
 
 pub mod chat;
 mod error;
+pub mod given;
 mod json;
 pub mod parameters;
 pub mod reply;
@@ -20,7 +21,8 @@ pub use parameters::{RequestDefaults, Settings, defaults};
 pub use sampling::{DryParams, Mirostat, SamplingParams};
 pub use table::ParameterError;
 
-use table::{Given, Rules};
+use given::Given;
+use table::Rules;
 
 /// Bytes of text one request may carry where the configuration does not say otherwise.
 pub const DEFAULT_MAX_PROMPT_BYTES: usize = 8 * 1024 * 1024;

@@ -8,9 +8,10 @@
 use serde_json::Value;
 
 use super::error::RequestError;
+use super::given::Given;
 use super::json;
 use super::sampling::{MAX_BREAKER_BYTES, MAX_BREAKERS, Mirostat, SamplingParams};
-use super::table::{Given, Kind, Limit, Parameter, Rules, Table};
+use super::table::{Kind, Limit, Parameter, Rules, Table};
 use super::{MAX_PARAMETERS, MAX_SAMPLING_JSON_BYTES, MAX_STOP_BYTES, MAX_STOP_STRINGS};
 
 /// Everything that request parameters can set.

@@ -5,10 +5,8 @@
 //! row into parsing, synonyms, ranges, error texts and suggestions, so adding
 //! a parameter is adding a row. Pure; called on any thread.
 
-use super::ParamValue;
+use super::given::{Given, quoted, shortened};
 
-/// Characters of a client's text that an error quotes at most.
-const MAX_QUOTED_CHARS: usize = 64;
 /// Whole numbers up to this are the same as doubles; of those above several are one.
 const MAX_EXACT: i128 = 1 << 53;
 /// Bytes of an unknown name for which a suggestion is looked for.
@@ -92,18 +90,6 @@ impl Limit {
             Limit::Context => n_ctx.unwrap_or(u32::MAX).into(),
         }
     }
-}
-
-/// A value as some source gave it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Given {
-    Whole(i128),
-    Number(f64),
-    Flag(bool),
-    Text(String),
-    Strings(Vec<String>),
-    /// A JSON value that no parameter takes, in words.
-    Other(&'static str),
 }
 
 /// What depends on the model rather than on the table.
@@ -436,121 +422,4 @@ impl<T> Kind<T> {
         }
         Ok(())
     }
-}
-
-impl Given {
-    fn number(&self) -> Option<f64> {
-        match self {
-            Given::Whole(whole) => Some(*whole as f64),
-            Given::Number(number) => Some(*number),
-            Given::Text(text) => text.trim().parse().ok(),
-            _ => None,
-        }
-    }
-
-    fn whole(&self) -> Option<i128> {
-        match self {
-            Given::Whole(whole) => Some(*whole),
-            // The cast saturates, and no range reaches that far.
-            Given::Number(number) if number.fract() == 0.0 => Some(*number as i128),
-            Given::Text(text) => {
-                let text = text.trim();
-                text.parse()
-                    .ok()
-                    .or_else(|| Given::Number(text.parse().ok()?).whole())
-            }
-            _ => None,
-        }
-    }
-
-    fn flag(&self) -> Option<bool> {
-        match self {
-            Given::Flag(flag) => Some(*flag),
-            Given::Whole(0) => Some(false),
-            Given::Whole(1) => Some(true),
-            Given::Text(text) => match text.trim().to_ascii_lowercase().as_str() {
-                "true" | "1" => Some(true),
-                "false" | "0" => Some(false),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    /// The number that the word stands for.
-    fn word(&self, words: &[(&str, i128)]) -> Option<i128> {
-        match self {
-            Given::Text(text) => words
-                .iter()
-                .find(|(word, _)| word == text)
-                .map(|&(_, number)| number),
-            _ => None,
-        }
-    }
-
-    /// The index of the name that was given.
-    fn choice(&self, names: &[&str]) -> Option<usize> {
-        match self {
-            Given::Text(text) => names.iter().position(|name| name == text),
-            _ => None,
-        }
-    }
-
-    fn text(&self, max_bytes: usize) -> Option<String> {
-        match self {
-            Given::Text(text) if (1..=max_bytes).contains(&text.len()) => Some(text.clone()),
-            _ => None,
-        }
-    }
-
-    /// A text that is a JSON list of strings is that list; any other text is one string.
-    fn strings(&self) -> Option<Vec<String>> {
-        match self {
-            Given::Strings(strings) => Some(strings.clone()),
-            Given::Text(text) => Some(
-                // Fails at the first element that is no string, so nesting cannot recurse.
-                serde_json::from_str(text).unwrap_or_else(|_| vec![text.clone()]),
-            ),
-            _ => None,
-        }
-    }
-
-    /// What an error calls it.
-    pub(super) fn shown(&self) -> String {
-        match self {
-            Given::Whole(whole) => whole.to_string(),
-            // Debug, since Display writes 1e300 with all its zeros.
-            Given::Number(number) => format!("{number:?}"),
-            Given::Flag(flag) => flag.to_string(),
-            Given::Text(text) => quoted(text),
-            Given::Strings(strings) => format!("a list of {} strings", strings.len()),
-            Given::Other(words) => (*words).to_owned(),
-        }
-    }
-}
-
-impl From<ParamValue> for Given {
-    fn from(value: ParamValue) -> Self {
-        match value {
-            ParamValue::String(text) => Given::Text(text),
-            ParamValue::Int(int) => Given::Whole(int.into()),
-            ParamValue::Bool(flag) => Given::Flag(flag),
-            ParamValue::Double(number) => Given::Number(number),
-        }
-    }
-}
-
-/// A client's text in quotes, control characters escaped, cut to a length fit for an error.
-pub(crate) fn quoted(text: &str) -> String {
-    format!("\"{}\"", shortened(text))
-}
-
-fn shortened(text: &str) -> String {
-    let mut chars = text.chars();
-    let mut shown: String = chars.by_ref().take(MAX_QUOTED_CHARS).collect();
-    shown = shown.escape_debug().to_string();
-    if chars.next().is_some() {
-        shown.push('…');
-    }
-    shown
 }
