@@ -166,23 +166,18 @@ def test_shutdown_when_idle(start):
 
 @pytest.mark.timeout(600)
 def test_load_unload_rounds_do_not_grow(repository):
-    """What each round leaves behind, once most of the server's threads that load have had their turn.
-
-    A thread that loads late makes the process larger once, by the 30 MiB that its part of the allocator keeps
-    of one load: the two largest steps do not count.
-    """
+    """With one thread of each kind: of several, each that loads for the first time adds memory of its own."""
     make_model(repository)
-    with Server(repository, EXPLICIT) as server:
-        resident = []
-        for _ in range(150):
+    with Server(repository, EXPLICIT, "--http-thread-count=1", "--model-load-thread-count=1") as server:
+        resident = {}
+        for number in range(1, 151):
             assert server.load()[0] == 200
             assert server.good_answer()
             assert server.unload()[0] == 200
             server.wait_unloaded()
-            resident.append(server.resident_bytes())
-        steps = sorted(after - before for before, after in zip(resident[49:], resident[50:]))
-        growth = sum(steps[:-2])
-        assert growth < 12 * 2**20, [f"{n_bytes / 2**20:.1f} MiB" for n_bytes in resident[49::10]]
+            resident[number] = server.resident_bytes()
+        growth = resident[150] - resident[50]
+        assert growth < 4 * 2**20, {n: f"{r / 2**20:.1f} MiB" for n, r in resident.items() if n in (1, 10, 50, 100, 150)}
         assert n_threads(server) < 100
 
 

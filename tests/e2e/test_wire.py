@@ -84,10 +84,13 @@ def test_one_token_a_response_at_ordinary_speed(start):
     server = start(config(n_ctx=12288, flash_attn="off"))
     # Behind a prompt of 8,000 tokens this model then needs several milliseconds for the next one.
     system = {"role": "system", "content": "You are a helpful assistant. " * 650}
-    answer = server.stream([system, {"role": "user", "content": PROMPT}], max_tokens=100, ignore_eos=True)
-    text = answer.whole()
-    assert answer.usage["prompt_tokens"] > 8000 and answer.usage["completion_tokens"] == 100
-    assert text.isascii(), "each token should be text of its own"
-    assert answer.times[-1] - answer.times[0] > 100 * 0.0015, "too fast to be an ordinary speed"
-    # Hiccups of a busy machine join some; joined by rule, there would be half as many or fewer.
-    assert len(answer.chunks) >= 80, f"{len(answer.chunks)} responses for 100 tokens"
+    # A hiccup of the machine may join a few, and a long one more: then it is asked again.
+    for _ in range(3):
+        answer = server.stream([system, {"role": "user", "content": PROMPT}], max_tokens=100, ignore_eos=True)
+        text = answer.whole()
+        assert answer.usage["prompt_tokens"] > 8000 and answer.usage["completion_tokens"] == 100
+        assert text.isascii(), "each token should be text of its own"
+        assert answer.times[-1] - answer.times[0] > 100 * 0.002, "too fast to be an ordinary speed"
+        if len(answer.chunks) >= 95:
+            return
+    pytest.fail(f"{len(answer.chunks)} responses for 100 tokens")
