@@ -3,7 +3,8 @@
 //! Triton's HTTP front end silently loses responses that pile up faster than a
 //! connection's thread writes them, and gives no signal of it. So one delivery
 //! thread for the whole library sends everything at a bounded rate, per stream
-//! and over all, and text that comes faster than that shares a response.
+//! and over all, and nothing to a thread behind which much waits already. Each
+//! token's text is a response of its own, as long as its stream keeps up.
 //!
 //! The worker pushes text into a request's [`Outbox`] and never waits; the
 //! delivery thread uses the [`Wire`], unless a request is given up without an
@@ -11,25 +12,35 @@
 //! front end does not outlive the last of them for as long as a step may take.
 //! Knows nothing of tokens, llama.cpp or how Triton is called.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+mod pacer;
+mod queue;
+#[cfg(test)]
+mod tests;
+mod unsent;
+
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{mem, ptr};
 
 use crate::engine::{FinishReason, Usage};
 use crate::permit::Permit;
 use crate::protocol::reply;
-use crate::triton::{Code, Error, Responder, Times, now_ns, panic_text, while_running};
+use crate::triton::{
+    Backlog, Code, Error, Lane, Responder, Times, now_ns, panic_text, while_running,
+};
+
+use pacer::Pacer;
+use queue::{Next, Queue};
+use unsent::Unsent;
 
 /// The shortest time between two responses of one stream.
 const STREAM_GAP: Duration = Duration::from_millis(1);
-/// Responses a second over all streams.
-const RATE: f64 = 5_000.0;
-/// Responses that may follow each other at once after a quiet time.
-const BURST: f64 = 8.0;
+/// When a stream looks again whose thread has too much to write.
+const HELD: Duration = Duration::from_millis(5);
+/// How long such streams are still held once the server stops: its threads may have ended before.
+const HELD_WHILE_STOPPING: Duration = Duration::from_secs(1);
 
 /// How often it is looked for a stop while requests are open, and how often for
 /// clients that are gone while the server stops.
@@ -86,7 +97,7 @@ pub(crate) struct Outbox {
 }
 
 struct Pending {
-    text: String,
+    unsent: Unsent,
     end: Option<End>,
     times: Times,
     /// `None` while the delivery thread uses it, and once the stream has ended.
@@ -98,9 +109,15 @@ struct Pending {
     is_broken: bool,
     is_gone: bool,
     next_send: Option<Instant>,
+    lane: Lane,
 }
 
 impl Pending {
+    /// Whether there is something to send by now.
+    fn is_ready(&self, streaming: bool) -> bool {
+        self.end.is_some() || streaming && self.unsent.is_ready()
+    }
+
     /// The error that ends the stream as a chunk, once, for a client that reads chunks already.
     fn error_chunk(&mut self) -> Option<String> {
         match &self.end {
@@ -114,17 +131,18 @@ impl Pending {
 }
 
 impl Outbox {
-    /// `label` names the request in our log lines.
+    /// `stream` is how many tokens' text is to share a response; `None` is all of it. `label` names the request
+    /// in our log lines.
     pub(crate) fn new(
         delivery: &Delivery,
         wire: Box<dyn Wire>,
         is_cancelled: Box<dyn Fn() -> bool + Send + Sync>,
-        streaming: bool,
+        stream: Option<usize>,
         label: String,
         permit: Permit,
     ) -> Arc<Self> {
         let pending = Pending {
-            text: String::new(),
+            unsent: Unsent::new(stream.unwrap_or(1)),
             end: None,
             times: Times::default(),
             wire: Some(wire),
@@ -134,12 +152,13 @@ impl Outbox {
             is_broken: false,
             is_gone: false,
             next_send: None,
+            lane: Lane::default(),
         };
         let queue = Arc::clone(&delivery.queue);
         let outbox = Arc::new(Self {
             pending: Mutex::new(pending),
             is_cancelled,
-            streaming,
+            streaming: stream.is_some(),
             queue,
             label,
             _permit: permit,
@@ -169,8 +188,8 @@ impl Outbox {
         if pending.is_broken || pending.end.is_some() {
             return;
         }
-        pending.text.push_str(text);
-        if self.streaming {
+        pending.unsent.push(text, Instant::now());
+        if pending.is_ready(self.streaming) {
             self.enqueue(&mut pending);
         }
     }
@@ -204,35 +223,50 @@ impl Outbox {
         }
     }
 
+    /// Whether it has to wait, as the thread that would write its response has too much to write.
+    fn is_held(self: &Arc<Self>, backlog: &Backlog) -> bool {
+        let mut pending = self.lock();
+        let is_held = backlog.is_full(&mut pending.lane);
+        if is_held {
+            self.queue.push(Instant::now() + HELD, Arc::clone(self));
+        }
+        is_held
+    }
+
     /// Sends one response, on the delivery thread, with no lock held.
-    fn deliver(self: &Arc<Self>) {
+    fn deliver(self: &Arc<Self>, backlog: &mut Backlog) {
         let mut pending = self.lock();
         let Some(mut wire) = pending.wire.take() else {
             return;
         };
-        let text = mem::take(&mut pending.text);
-        let chunk = if self.streaming && !text.is_empty() {
-            Some(reply::chunk(&text))
-        } else {
-            pending.error_chunk()
+        let mut lane = pending.lane;
+        let is_over = pending.end.is_some();
+        let text = match self.streaming {
+            true => pending.unsent.next(Instant::now(), is_over),
+            false => pending.unsent.all(),
+        };
+        let chunk = match text.is_empty() || !self.streaming {
+            true => pending.error_chunk(),
+            false => Some(reply::chunk(&text)),
         };
         if let Some(chunk) = chunk {
             drop(pending);
-            let sent = wire.send(&chunk);
+            let sent = backlog.watch(&mut lane, || wire.send(&chunk));
             let mut pending = self.lock();
             pending.wire = Some(wire);
+            pending.lane = lane;
             pending.next_send = Some(Instant::now() + STREAM_GAP);
             pending.is_queued = false;
             pending.has_sent |= sent.is_ok();
             if let Err(error) = sent {
                 log::error!("{}: a response could not be sent: {error}", self.label);
                 pending.is_broken = true;
-                pending.text.clear();
+                pending.unsent.all();
                 if !pending.is_told {
                     pending.end = Some(End::Fail(error));
                 }
             }
-            if pending.end.is_some() || !pending.text.is_empty() {
+            if pending.is_ready(self.streaming) {
                 self.enqueue(&mut pending);
             }
             return;
@@ -283,149 +317,6 @@ impl Drop for Outbox {
     }
 }
 
-/// The delivery thread's inbox, ordered by when an outbox may send next.
-///
-/// An outbox is in it at most once, so it never holds more than there are
-/// requests in flight. Also knows all that are open, by their addresses.
-#[derive(Default)]
-struct Queue {
-    state: Mutex<QueueState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct QueueState {
-    heap: BinaryHeap<Reverse<Entry>>,
-    open: HashMap<usize, Weak<Outbox>>,
-    n_pushed: u64,
-    is_closed: bool,
-}
-
-/// What the delivery thread does next.
-enum Next {
-    Send(Arc<Outbox>),
-    /// See whether one of these is cancelled.
-    Look(Vec<Arc<Outbox>>),
-}
-
-struct Entry {
-    due: Instant,
-    order: u64,
-    outbox: Arc<Outbox>,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.due, self.order) == (other.due, other.order)
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.due, self.order).cmp(&(other.due, other.order))
-    }
-}
-
-impl Queue {
-    fn push(&self, due: Instant, outbox: Arc<Outbox>) {
-        let mut state = self.lock();
-        state.n_pushed += 1;
-        let order = state.n_pushed;
-        state.heap.push(Reverse(Entry { due, order, outbox }));
-        drop(state);
-        self.changed.notify_one();
-    }
-
-    /// Adds an outbox to those that are open.
-    fn open(&self, outbox: &Arc<Outbox>) {
-        let address = Arc::as_ptr(outbox).addr();
-        self.lock().open.insert(address, Arc::downgrade(outbox));
-        // The thread looks at them from now on.
-        self.changed.notify_one();
-    }
-
-    fn close_one(&self, outbox: &Outbox) {
-        self.lock().open.remove(&ptr::from_ref(outbox).addr());
-    }
-
-    /// Waits for the next outbox that may send, until `look` at the latest; `None` once closed
-    /// and empty.
-    fn pop(&self, look: Instant) -> Option<Next> {
-        let mut state = self.lock();
-        loop {
-            let now = Instant::now();
-            if now >= look && !state.open.is_empty() {
-                let open = state.open.values().filter_map(Weak::upgrade).collect();
-                return Some(Next::Look(open));
-            }
-            let due = match state.heap.peek() {
-                Some(Reverse(entry)) if entry.due <= now => {
-                    return state
-                        .heap
-                        .pop()
-                        .map(|Reverse(entry)| Next::Send(entry.outbox));
-                }
-                Some(Reverse(entry)) => Some(entry.due),
-                None if state.is_closed => return None,
-                None => None,
-            };
-            let look = (!state.open.is_empty()).then_some(look);
-            state = match due.into_iter().chain(look).min() {
-                Some(until) => {
-                    let waited = self.changed.wait_timeout(state, until - now);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-            };
-        }
-    }
-
-    fn close(&self) {
-        self.lock().is_closed = true;
-        self.changed.notify_one();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The bound over all streams: a token bucket on the time it is given.
-struct Pacer {
-    tokens: f64,
-    at: Instant,
-}
-
-impl Pacer {
-    fn new(now: Instant) -> Self {
-        Self {
-            tokens: BURST,
-            at: now,
-        }
-    }
-
-    /// Takes the right to send one response and returns how long to wait first.
-    ///
-    /// Time lost by a late thread is not made up for beyond [`BURST`].
-    fn take(&mut self, now: Instant) -> Duration {
-        let gained = now.saturating_duration_since(self.at).as_secs_f64() * RATE;
-        self.tokens = (self.tokens + gained).min(BURST) - 1.0;
-        self.at = self.at.max(now);
-        Duration::from_secs_f64((-self.tokens).max(0.0) / RATE)
-    }
-}
-
 /// The delivery thread; dropping this sends what is pending and joins it.
 pub(crate) struct Delivery {
     queue: Arc<Queue>,
@@ -463,7 +354,9 @@ impl Drop for Delivery {
 
 fn deliver_all(queue: &Queue, is_stopping: impl Fn() -> bool) {
     let mut pacer = Pacer::new(Instant::now());
+    let mut backlog = Backlog::new();
     let mut look = Instant::now();
+    let mut stopping_since: Option<Instant> = None;
     while let Some(next) = queue.pop(look) {
         let outbox = match next {
             Next::Send(outbox) => outbox,
@@ -475,16 +368,22 @@ fn deliver_all(queue: &Queue, is_stopping: impl Fn() -> bool) {
                         guarded(outbox, Outbox::finish_if_gone);
                     }
                 }
-                look = Instant::now() + if is_stopping { WATCH.1 } else { WATCH.0 };
+                let now = Instant::now();
+                stopping_since = is_stopping.then(|| stopping_since.unwrap_or(now));
+                look = now + if is_stopping { WATCH.1 } else { WATCH.0 };
                 continue;
             }
         };
+        let may_hold = stopping_since.is_none_or(|since| since.elapsed() < HELD_WHILE_STOPPING);
+        if may_hold && outbox.is_held(&backlog) {
+            continue;
+        }
         let wait = pacer.take(Instant::now());
         if !wait.is_zero() {
             thread::sleep(wait);
         }
         let _running = while_running();
-        guarded(outbox, Outbox::deliver);
+        guarded(outbox, |outbox| outbox.deliver(&mut backlog));
     }
 }
 
@@ -504,6 +403,3 @@ fn guarded(outbox: Arc<Outbox>, body: impl FnOnce(&Arc<Outbox>)) {
         log::error!("triton-llm: giving a request up panicked");
     }
 }
-
-#[cfg(test)]
-mod tests;

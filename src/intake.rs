@@ -227,7 +227,7 @@ fn hand_over(
         delivery,
         Box::new(responder),
         Box::new(is_cancelled),
-        ready.streaming,
+        ready.stream,
         label,
         permit,
     );
@@ -255,7 +255,8 @@ fn label(model_name: &str, id: &str, number: u64) -> String {
 struct Ready {
     sequence: NewSequence,
     sampler: Sampler,
-    streaming: bool,
+    /// How many tokens' text shares a response; `None` is all of it.
+    stream: Option<usize>,
 }
 
 impl Reading {
@@ -285,7 +286,9 @@ impl Reading {
         Ok(Ready {
             sequence,
             sampler,
-            streaming: request.streaming,
+            stream: request
+                .streaming
+                .then_some(request.stream_interval as usize),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
+use super::pacer::{BURST, RATE};
 use super::*;
 use crate::triton::Code;
 
@@ -91,18 +92,34 @@ impl Stream {
     }
 
     fn of_client(delivery: &Delivery, streaming: bool, fault: Fault, is_gone: bool) -> Self {
+        Self::sharing(delivery, streaming.then_some(1), fault, is_gone)
+    }
+
+    fn sharing(delivery: &Delivery, stream: Option<usize>, fault: Fault, is_gone: bool) -> Self {
+        Self::through(delivery, stream, is_gone, |mut wire| {
+            wire.fault = fault;
+            Box::new(wire)
+        })
+    }
+
+    fn through(
+        delivery: &Delivery,
+        stream: Option<usize>,
+        is_gone: bool,
+        wire_of: impl FnOnce(FakeWire) -> Box<dyn Wire>,
+    ) -> Self {
         let (sender, record) = channel();
         let wire = FakeWire {
             record: sender,
-            fault,
+            fault: Fault::None,
             n_sent: 0,
             is_finished: false,
         };
         let outbox = Outbox::new(
             delivery,
-            Box::new(wire),
+            wire_of(wire),
             Box::new(move || is_gone),
-            streaming,
+            stream,
             "a test".to_owned(),
             Permit::take(&Arc::default(), 1).expect("a free place"),
         );
@@ -189,16 +206,119 @@ fn text_faster_than_the_gap_shares_responses() {
     assert!(sent.len() < 2_000, "{} responses", sent.len());
 }
 
-#[test]
-fn text_slower_than_the_gap_is_one_response_each() {
-    let delivery = start();
-    let stream = Stream::new(&delivery, true, Fault::None);
-    for piece in ["a", "b", "c", "d"] {
-        stream.outbox.push(piece);
-        assert_eq!(stream.next(), chunk(piece));
+/// Texts of a stream whose pieces all come at once.
+fn burst(stream: Stream, n_pieces: usize) -> Vec<String> {
+    for number in 0..n_pieces {
+        stream.outbox.push(&number.to_string());
     }
     stream.complete();
+    let mut texts = stream.sent().into_iter().map(|sent| match sent {
+        Sent::Chunk(text) => text,
+        Sent::Complete(_) => String::new(),
+        other => panic!("{other:?}"),
+    });
+    let texts: Vec<_> = texts.by_ref().collect();
+    assert_eq!(texts.last().map(String::as_str), Some(""));
+    texts[..texts.len() - 1].to_vec()
+}
+
+#[test]
+fn each_piece_is_a_response_of_its_own() {
+    // Where this thread is not run for longer than a stream may lag, it is asked again.
+    let is_each = || {
+        let delivery = start();
+        let stream = Stream::new(&delivery, true, Fault::None);
+        burst(stream, 20) == (0..20).map(|number| number.to_string()).collect::<Vec<_>>()
+    };
+    assert!((0..10).any(|_| is_each()));
+}
+
+#[test]
+fn an_interval_joins_pieces() {
+    let is_joined = || {
+        let delivery = start();
+        let stream = Stream::sharing(&delivery, Some(4), Fault::None, false);
+        burst(stream, 10) == ["0", "1234", "5678", "9"]
+    };
+    assert!((0..10).any(|_| is_joined()));
+    // What is not enough for a response waits for more.
+    let delivery = start();
+    let stream = Stream::sharing(&delivery, Some(3), Fault::None, false);
+    stream.outbox.push("a");
+    assert_eq!(stream.next(), chunk("a"));
+    stream.outbox.push("b");
+    stream.outbox.push("c");
+    let more = stream.record.recv_timeout(STREAM_GAP * 20);
+    assert_eq!(more.err(), Some(RecvTimeoutError::Timeout));
+    stream.outbox.push("d");
+    assert_eq!(stream.next(), chunk("bcd"));
+    stream.complete();
     assert_eq!(stream.sent(), [complete("")]);
+}
+
+/// Hands responses to a thread that may be busy, as the HTTP front end does: what its socket has no room for is
+/// lost.
+struct SocketWire(std::os::unix::net::UnixStream, FakeWire);
+
+impl Wire for SocketWire {
+    fn send(&mut self, text: &str) -> Result<(), Error> {
+        use std::io::Write;
+        match self.0.write(&[0; 17]) {
+            Ok(_) => self.1.send(text),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn complete(&mut self, text: &str, times: Times) {
+        self.1.complete(text, times);
+    }
+
+    fn fail(&mut self, error: &Error, times: Times) {
+        self.1.fail(error, times);
+    }
+}
+
+#[test]
+fn nothing_is_lost_by_a_thread_that_does_not_read_and_nobody_else_waits_for_it() {
+    use std::io::Read;
+    let (socket, mut thread) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+    socket.set_nonblocking(true).expect("an open socket");
+    let delivery = start();
+    let neighbour = Stream::new(&delivery, true, Fault::None);
+    let stream = Stream::through(&delivery, Some(1), false, |wire| {
+        Box::new(SocketWire(socket, wire))
+    });
+    let mut expected = String::new();
+    // Longer than the socket has room for.
+    let busy_until = Instant::now() + Duration::from_millis(600);
+    while Instant::now() < busy_until {
+        stream.outbox.push("x");
+        expected.push('x');
+        neighbour.outbox.push("y");
+        thread::sleep(STREAM_GAP);
+    }
+    neighbour.complete();
+    let n_of_neighbour = neighbour.end().len();
+    stream.complete();
+    let n_before: usize = stream.record.try_iter().count();
+    assert!(n_before < 150, "{n_before} responses for a busy thread");
+    assert!(
+        n_of_neighbour > n_before,
+        "{n_of_neighbour} of the neighbour's"
+    );
+    let reader = thread::spawn(move || while matches!(thread.read(&mut [0; 17]), Ok(1..)) {});
+    let sent = stream.sent();
+    reader.join().expect("no panic");
+    let (last, chunks) = sent.split_last().expect("responses");
+    assert_eq!(*last, complete(""));
+    let n_after: usize = chunks
+        .iter()
+        .map(|sent| match sent {
+            Sent::Chunk(text) => text.len(),
+            other => panic!("{other:?}"),
+        })
+        .sum();
+    assert_eq!(n_before + n_after, expected.len());
 }
 
 #[test]

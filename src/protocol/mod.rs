@@ -75,6 +75,8 @@ pub enum Prompt {
 pub struct GenerateRequest {
     pub prompt: Prompt,
     pub streaming: bool,
+    /// How many tokens' text shares a response, after the first; at least 1.
+    pub stream_interval: u32,
     pub sampling: SamplingParams,
     /// Tokens to generate at most; `None` means until the model stops or the context is full.
     pub max_tokens: Option<u32>,
@@ -113,6 +115,7 @@ pub fn parse(
     Ok(GenerateRequest {
         prompt: Prompt::Messages(chat::messages(text)?),
         streaming: settings.streaming,
+        stream_interval: settings.stream_interval,
         sampling: settings.sampling,
         max_tokens: settings.max_tokens,
         stop: settings.stop,

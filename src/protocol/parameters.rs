@@ -18,6 +18,7 @@ use super::{MAX_PARAMETERS, MAX_SAMPLING_JSON_BYTES, MAX_STOP_BYTES, MAX_STOP_ST
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub streaming: bool,
+    pub stream_interval: u32,
     pub sampling: SamplingParams,
     pub max_tokens: Option<u32>,
     pub stop: Vec<String>,
@@ -27,6 +28,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             streaming: true,
+            stream_interval: 1,
             sampling: SamplingParams::default(),
             max_tokens: None,
             stop: Vec::new(),
@@ -375,6 +377,18 @@ pub static TABLE: Table<Settings> = Table {
             },
             default: "true",
             meaning: "Responses as tokens come; false gives one response with the whole text, as `/generate` needs",
+        },
+        Parameter {
+            name: "stream_interval",
+            synonyms: &[],
+            kind: Kind::Whole {
+                min: 1,
+                max: Limit::At(u32::MAX as i128),
+                minus_one: None,
+                set: |s, n| s.stream_interval = u32::try_from(n).unwrap_or(1),
+            },
+            default: "1",
+            meaning: "Tokens whose text shares a response where it streams; the first always has its own",
         },
     ],
 };

@@ -3,6 +3,7 @@
 //! Owns the pointers that Triton hands us. Knows nothing of llama.cpp.
 
 mod api;
+mod backlog;
 mod clock;
 mod copies;
 mod error;
@@ -19,6 +20,7 @@ pub(crate) use api::{
     TRITONBACKEND_Backend, TRITONBACKEND_BackendAttribute, TRITONBACKEND_Model,
     TRITONBACKEND_ModelInstance, TRITONBACKEND_Request, TRITONSERVER_Error,
 };
+pub(crate) use backlog::{Backlog, Lane};
 pub(crate) use clock::now_ns;
 pub(crate) use error::{Code, Error};
 pub(crate) use exit::{stop_at_exit, while_running};

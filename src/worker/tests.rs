@@ -228,7 +228,7 @@ impl Bench {
             &self.delivery,
             Box::new(wire),
             Box::new(move || cancelled.load(Ordering::Acquire)),
-            true,
+            Some(1),
             format!("request {}", id.0),
             Permit::take(&self.n_in_flight, 100).expect("few requests"),
         );

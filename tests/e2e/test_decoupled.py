@@ -47,8 +47,8 @@ def test_one_to_many(demo, transport):
     assert answer.whole()
     assert answer.finish_reason == "stop"
     usage = answer.usage
-    # The end-of-text token counts and has no chunk. The demo model makes tokens
-    # faster than one a millisecond, the rate of responses, so some share one.
+    # The end-of-text token counts and has no chunk. The demo model makes tokens faster than one a
+    # millisecond, the rate of responses: where the stream lags far behind, some share one.
     assert 3 <= len(answer.chunks) < usage["completion_tokens"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert usage["prompt_tokens_details"]["cached_tokens"] >= 0
