@@ -8,6 +8,8 @@ help: ## list the targets and the settings
 	@printf '%s\n' '' \
 	  'Settings, given as make serve NAME=value:' \
 	  '  MODEL=path.gguf     serve this model instead of the demo model' \
+	  '  TEMPERATURE=0.7     N_CTX=8192          N_PARALLEL=8        N_THREADS=4' \
+	  '                      the default temperature, and config parameters of these names' \
 	  '  HTTP_PORT=8000      GRPC_PORT=8001      METRICS_PORT=8002' \
 	  '  HOST=127.0.0.1      the address to listen on (0.0.0.0: every interface)' \
 	  '  PORTABLE=1          build for any machine of this kind (x86-64: with AVX2)' \

@@ -32,30 +32,60 @@ check_ports() {
   done
 }
 
-# Prints the model repository: ours, or one made for MODEL.
+# check_number NAME PATTERN WHAT: what a config parameter could not say is no text for config.pbtxt either.
+check_number() {
+  local value="${!1:-}"
+  [[ -z "$value" || "$value" =~ $2 ]] || die "$1 is '$value': must be $3"
+}
+
+# parameter KEY VALUE: prints it as config.pbtxt has it; nothing for an empty value.
+parameter() {
+  local value="${2//\\/\\\\}"
+  [[ -z "$2" ]] || printf 'parameters { key: "%s" value: { string_value: "%s" } }\n' "$1" "${value//\"/\\\"}"
+}
+
+# Prints the model repository: ours, or one made for the settings.
 model_repository() {
-  if [[ -z "${MODEL:-}" ]]; then
+  check_number TEMPERATURE '^([0-9]+(\.[0-9]*)?|\.[0-9]+)$' "a number from 0, such as 0.7"
+  local name
+  for name in N_CTX N_PARALLEL N_THREADS; do
+    check_number "$name" '^[0-9]+$' "a whole number from 0"
+  done
+  local model="${MODEL:-}" temperature="${TEMPERATURE:-}"
+  if [[ -z "$model$temperature${N_CTX:-}${N_PARALLEL:-}${N_THREADS:-}" ]]; then
     printf '%s\n' "$ROOT/triton_repo"
     return
   fi
-  [[ -e "$MODEL" ]] || die "MODEL is '$MODEL': there is no such file"
-  [[ -f "$MODEL" && -r "$MODEL" ]] || die "MODEL is '$MODEL': not a file that can be read"
-  [[ "$(head -c 4 "$MODEL" | tr -d '\0')" == GGUF ]] || die "MODEL is '$MODEL': not a GGUF file"
+  if [[ -n "$model" ]]; then
+    [[ -e "$model" ]] || die "MODEL is '$model': there is no such file"
+    [[ -f "$model" && -r "$model" ]] || die "MODEL is '$model': not a file that can be read"
+    [[ "$(head -c 4 "$model" | tr -d '\0')" == GGUF ]] || die "MODEL is '$model': not a GGUF file"
+  else
+    # The demo, with the temperature that its own configuration has.
+    model="$ROOT/triton_repo/llm_decoupled/1/demo.gguf"
+    temperature="${temperature:-0}"
+  fi
+  # JSON wants a digit on both sides of the point.
+  [[ "$temperature" != .* ]] || temperature="0$temperature"
+  [[ "$temperature" != *. ]] || temperature="${temperature}0"
 
-  local repository="$BUILD/model_repository" path
-  path="$(realpath "$MODEL")"
-  path="${path//\\/\\\\}"
+  local repository="$BUILD/model_repository"
   rm -rf "$repository"
   mkdir -p "$repository/llm_decoupled/1"
-  cat >"$repository/llm_decoupled/config.pbtxt" <<CONFIG
-name: "llm_decoupled"
-backend: "llm"
-parameters {
-  key: "model_path"
-  value: { string_value: "${path//\"/\\\"}" }
-}
-CONFIG
+  {
+    printf 'name: "llm_decoupled"\nbackend: "llm"\n'
+    parameter model_path "$(realpath "$model")"
+    parameter sampling_parameters "${temperature:+{\"temperature\": $temperature\}}"
+    parameter n_ctx "${N_CTX:-}"
+    parameter n_parallel "${N_PARALLEL:-}"
+    parameter n_threads "${N_THREADS:-}"
+  } >"$repository/llm_decoupled/config.pbtxt"
   printf '%s\n' "$repository"
+}
+
+# Prints how many tokens a request may hold, as the load's log has it.
+context_window() {
+  sed -n "s/.*model 'llm_decoupled': n_ctx = \([0-9]*\) tokens.*/\1/p" "$LOG" | head -n 1
 }
 
 # Called by a trap.
@@ -104,7 +134,8 @@ curl -X POST http://localhost:8000/v2/models/llm_decoupled/generate_stream \
 CURL
   echo
   echo "python3 -m venv ~/kubrick && ~/kubrick/bin/pip install kubrick-cli"
-  echo "KUBRICK_TRITON_URL=$name:$HTTP_PORT KUBRICK_TRITON_MODEL=llm_decoupled ~/kubrick/bin/kubrick -p \"Say hello\" --provider triton"
+  echo "KUBRICK_TRITON_URL=$name:$HTTP_PORT KUBRICK_TRITON_MODEL=llm_decoupled KUBRICK_CONTEXT_WINDOW=$(context_window) \\"
+  echo "  ~/kubrick/bin/kubrick -p \"Say hello\" --provider triton"
   echo
   say "The server's log is $LOG. Ctrl-C stops the server."
 }

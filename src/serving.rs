@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::{self, Gpu, MAX_TEMPLATE_BYTES, ModelConfig, Place, UnusableGpu};
+use crate::config::{
+    self, Gpu, MAX_TEMPLATE_BYTES, ModelConfig, ModelFileName, Place, UnusableGpu,
+};
 use crate::delivery::Delivery;
 use crate::devices;
 use crate::intake::Intake;
@@ -37,16 +39,16 @@ enum LoadError {
     Triton(#[from] Error),
     #[error(transparent)]
     Config(#[from] config::ConfigError),
-    #[error("{field}'{}' cannot be read: {source}", path.display())]
+    #[error("{}'{}' cannot be read: {source}", field.map(|field| format!("{field}: ")).unwrap_or_default(), path.display())]
     File {
-        /// What names the file, as the text is to begin; empty for what nothing names.
-        field: &'static str,
+        /// What names the file, if anything does.
+        field: Option<&'static str>,
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("no *.gguf file in '{}': put one there or set the parameter 'model_path'", .0.display())]
+    #[error("no *.gguf file in '{}': put one there or set default_model_filename or the parameter 'model_path'", .0.display())]
     NoModelFile(PathBuf),
-    #[error("{} *.gguf files in '{}': keep one or set the parameter 'model_path'", files.len(), folder.display())]
+    #[error("{} *.gguf files in '{}': keep one or set default_model_filename or the parameter 'model_path'", files.len(), folder.display())]
     ManyModelFiles {
         folder: PathBuf,
         files: Vec<PathBuf>,
@@ -251,7 +253,7 @@ impl ServedModel {
         let delivery = model.backend()?.state::<Delivery>()?;
         let config = read_config(model)?;
         let folder = model.version_folder()?;
-        let path = find_model_file(&folder, config.parameters.model_path.as_deref())?;
+        let path = find_model_file(&folder, config.model_file.as_ref())?;
         let mut engines = HashMap::new();
         let mut memory = BTreeMap::new();
         // What one model finds free, another that loads at the same time must not take.
@@ -360,20 +362,20 @@ fn read_config(model: triton::Model) -> Result<ModelConfig, LoadError> {
 }
 
 /// Finds the model's file: the one named, else the only one in the version folder.
-fn find_model_file(folder: &Path, model_path: Option<&str>) -> Result<PathBuf, LoadError> {
-    if let Some(path) = model_path {
-        let path = folder.join(path);
+fn find_model_file(folder: &Path, named: Option<&ModelFileName>) -> Result<PathBuf, LoadError> {
+    if let Some(named) = named {
+        let path = folder.join(&named.path);
         return match fs::metadata(&path) {
             Ok(_) => Ok(path),
             Err(source) => Err(LoadError::File {
-                field: "config parameter 'model_path': ",
+                field: Some(named.field),
                 path,
                 source,
             }),
         };
     }
     let unreadable = |source| LoadError::File {
-        field: "",
+        field: None,
         path: folder.to_owned(),
         source,
     };
@@ -402,7 +404,7 @@ fn find_model_file(folder: &Path, model_path: Option<&str>) -> Result<PathBuf, L
 /// Reads the chat template that the configuration names.
 fn read_template(path: &Path) -> Result<String, LoadError> {
     let unreadable = |source| LoadError::File {
-        field: "config parameter 'chat_template_file': ",
+        field: Some("config parameter 'chat_template_file'"),
         path: path.to_owned(),
         source,
     };

@@ -30,6 +30,49 @@ fn smallest() -> Value {
     })
 }
 
+#[test]
+fn a_field_that_nobody_knows_is_named_in_the_log() {
+    let mut config = smallest();
+    config["response_cache"] = json!({"enable": false});
+    config["model_metrics"] = json!({"metric_control": []});
+    config["new_number"] = json!(0);
+    config["new_list"] = json!([]);
+    config["new_field"] = json!({"a": 1});
+    let (_, notes) = parse(&config.to_string(), true).expect("it changes nothing");
+    let note = "field 'new_field' of the model configuration is not known here and changes nothing";
+    assert_eq!(notes, [note]);
+}
+
+#[test]
+fn the_model_file_has_one_name() {
+    let check = |filename: &str, model_path: Option<&str>, expected: Result<Option<&str>, &str>| {
+        let written = model_path.map(|path| ("model_path", path));
+        let mut config = with_parameters(written.as_slice());
+        config["default_model_filename"] = json!(filename);
+        let read = read(&config).map(|config| config.model_file.map(|file| file.path));
+        assert_eq!(
+            read,
+            expected
+                .map(|path| path.map(str::to_owned))
+                .map_err(str::to_owned)
+        );
+    };
+    check("", None, Ok(None));
+    check("a.gguf", None, Ok(Some("a.gguf")));
+    check("", Some("b.gguf"), Ok(Some("b.gguf")));
+    let text = "default_model_filename and the config parameter 'model_path' both name the model's \
+                file: give one of them";
+    check("a.gguf", Some("a.gguf"), Err(text));
+}
+
+#[test]
+fn a_tensor_keeps_its_shape() {
+    let mut config = seed();
+    config["input"][0]["reshape"] = json!({"shape": []});
+    let text = "input[0] 'text_input' has a reshape: remove it, its shape is fixed";
+    assert_eq!(read(&config), Err(text.to_owned()));
+}
+
 /// The configuration that the seed prints, with our backend's name.
 fn seed() -> Value {
     let mut config = smallest();
@@ -284,12 +327,30 @@ fn bad_fields_are_named() {
             assert_eq!(completing, Err(expected.to_owned()), "{path}");
         }
     }
-    for field in ["sequence_batching", "ensemble_scheduling"] {
+    let batched = "requests are batched by the backend itself";
+    for (field, value, why) in [
+        ("sequence_batching", json!({}), batched),
+        ("ensemble_scheduling", json!({}), batched),
+        (
+            "batch_input",
+            json!([{"kind": "BATCH_ELEMENT_COUNT"}]),
+            batched,
+        ),
+        ("batch_output", json!([{}]), batched),
+        (
+            "cc_model_filenames",
+            json!({"7.5": "a.gguf"}),
+            "the same file runs on every GPU: write default_model_filename",
+        ),
+        (
+            "model_operations",
+            json!({"op_library_filename": ["a.so"]}),
+            "no libraries are loaded for a model",
+        ),
+    ] {
         let mut config = seed();
-        config[field] = json!({});
-        let text = format!(
-            "{field} is not supported: remove it, requests are batched by the backend itself"
-        );
+        config[field] = value;
+        let text = format!("{field} is not supported: remove it, {why}");
         assert_eq!(read(&config), Err(text.clone()));
         assert_eq!(
             autocomplete(&config.to_string()).map_err(|e| e.to_string()),
@@ -344,7 +405,7 @@ fn parameters_are_read() {
         ("strict_parameters", "False"),
         ("TRITON_BATCH_STRATEGY_PATH", "x"),
     ]);
-    let mut expected = Parameters {
+    let expected = Parameters {
         model_path: Some("models/a.gguf".to_owned()),
         n_ctx: 8192,
         n_parallel: 4,
@@ -365,12 +426,10 @@ fn parameters_are_read() {
         chat_template_file: None,
         max_queue_size: 0,
         max_prompt_bytes: 1000,
+        sampling_parameters: r#"{"temp": 0, "stop": ["a"], "stream": false}"#.to_owned(),
         strict_parameters: false,
         ..Parameters::default()
     };
-    expected.sampling_parameters.sampling.temperature = 0.0;
-    expected.sampling_parameters.stop = vec!["a".to_owned()];
-    expected.sampling_parameters.streaming = false;
     assert_eq!(read, Ok(expected));
     for name in [
         "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1",

@@ -353,7 +353,7 @@ proptest! {
         parameters in prop::collection::vec((name(), value()), 0..4),
         strict in any::<bool>(),
     ) {
-        let _ = defaults(&String::from_utf8_lossy(&json.clone().unwrap_or_default().concat()));
+        let _ = defaults(&[], &String::from_utf8_lossy(&json.clone().unwrap_or_default().concat()));
         let raw = RawRequest {
             text_input: texts, sampling_parameters: json, parameters_input: None, stop, parameters,
         };

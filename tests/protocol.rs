@@ -612,7 +612,8 @@ fn unknown_names_get_the_nearest_one() {
 
 #[test]
 fn the_stronger_source_wins() {
-    let defaults = defaults(r#"{"seed":1,"stop":["d"],"max_tokens":4096}"#).expect("in range");
+    let defaults = defaults(&[], r#"{"seed":1,"stop":["d"],"max_tokens":4096}"#);
+    let defaults = defaults.expect("in range").settings;
     let mut raw = hello();
     let read = |raw: &RawRequest| {
         let r = parse(raw.clone(), &defaults, &LIMITS, true).expect("in range");
@@ -633,7 +634,7 @@ fn the_stronger_source_wins() {
 #[test]
 fn defaults_fit_the_context() {
     let check = |json: &str, n_ctx| {
-        let defaults = defaults(json).expect("in range");
+        let defaults = defaults(&[], json).expect("in range").settings;
         defaults.check(n_ctx).map_err(|error| error.to_string())
     };
     let refused = |text: &str| Err(format!("config parameter 'sampling_parameters': {text}"));

@@ -23,7 +23,6 @@ pub struct Completed {
 /// Adds what is missing, drops a declared `parameters` input and makes the model decoupled.
 pub fn autocomplete(config_json: &str) -> Result<Completed, ConfigError> {
     let raw = RawConfig::read(config_json)?;
-    raw.check_scheduling()?;
     tensors::check_declared(&raw)?;
 
     let mut config: Map<String, Value> = serde_json::from_str(config_json)?;

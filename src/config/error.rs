@@ -51,8 +51,22 @@ pub enum ConfigError {
          model_transaction_policy {{ decoupled: true }}"
     )]
     NotDecoupled,
-    #[error("{field} is not supported: remove it, requests are batched by the backend itself")]
-    Scheduling { field: &'static str },
+    #[error("{field} is not supported: remove it, {meaning}")]
+    Field {
+        field: &'static str,
+        meaning: &'static str,
+    },
+    #[error("{direction}[{index}] '{name}' has a reshape: remove it, its shape is fixed")]
+    Reshape {
+        direction: &'static str,
+        index: usize,
+        name: String,
+    },
+    #[error(
+        "default_model_filename and the config parameter 'model_path' both name the model's file: \
+         give one of them"
+    )]
+    TwoModelFiles,
     #[error(
         "instance_group[{group}] asks for {found} with count = {count}: count must be between 0 and \
          {MAX_SLOTS}"

@@ -8,6 +8,7 @@
 mod architectures;
 mod autocomplete;
 mod error;
+pub mod fields;
 mod offload;
 mod parameters;
 mod placement;
@@ -42,7 +43,17 @@ pub struct ModelConfig {
     pub instance_groups: Vec<InstanceGroup>,
     /// Instances that Triton gives requests to, over all groups and devices; at least 1.
     pub n_instances: usize,
+    /// The model's file, absolute or relative to the version folder, where the configuration names it.
+    pub model_file: Option<ModelFileName>,
     pub parameters: Parameters,
+}
+
+/// A file, and what names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelFileName {
+    pub path: String,
+    /// How an error calls what names it.
+    pub field: &'static str,
 }
 
 /// Reads a configuration and the remarks for the log that go with it.
@@ -55,9 +66,8 @@ pub fn parse(
     auto_complete: bool,
 ) -> Result<(ModelConfig, Vec<String>), ConfigError> {
     let raw = RawConfig::read(config_json)?;
-    raw.check_scheduling()?;
     tensors::check_declared(&raw)?;
-    let mut notes = Vec::new();
+    let mut notes = raw.notes.clone();
     if !auto_complete {
         tensors::check_complete(&raw)?;
         if !raw.is_decoupled() {
@@ -70,13 +80,31 @@ pub fn parse(
     let instance_groups = raw.instance_groups()?;
     let n_instances = raw::n_instances(&instance_groups);
     let parameters = Parameters::read(&raw.parameters)?;
+    let model_file = model_file(&parameters, &raw.default_model_filename)?;
     let config = ModelConfig {
         max_batch_size: raw.max_batch_size()?,
         decoupled: raw.is_decoupled(),
         name: raw.name,
         instance_groups,
         n_instances,
+        model_file,
         parameters,
     };
     Ok((config, notes))
+}
+
+fn model_file(
+    parameters: &Parameters,
+    default_model_filename: &str,
+) -> Result<Option<ModelFileName>, ConfigError> {
+    let named = |path: &str, field| ModelFileName {
+        path: path.to_owned(),
+        field,
+    };
+    match (&parameters.model_path, default_model_filename) {
+        (Some(_), name) if !name.is_empty() => Err(ConfigError::TwoModelFiles),
+        (Some(path), _) => Ok(Some(named(path, "config parameter 'model_path'"))),
+        (None, "") => Ok(None),
+        (None, name) => Ok(Some(named(name, "default_model_filename"))),
+    }
 }

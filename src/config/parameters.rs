@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::protocol::given::Given;
 use crate::protocol::table::Rules;
-use crate::protocol::{DEFAULT_MAX_PROMPT_BYTES, RequestDefaults, defaults};
+use crate::protocol::{DEFAULT_MAX_PROMPT_BYTES, defaults};
 
 use super::offload::{self, GpuLayers, SplitMode, TensorOverride, TensorSplit};
 use super::raw::RawParameter;
@@ -85,7 +85,7 @@ pub struct Parameters {
     pub max_queue_size: u32,
     pub max_prompt_bytes: usize,
     /// What a request that does not say otherwise gets.
-    pub sampling_parameters: RequestDefaults,
+    pub sampling_parameters: String,
     /// Whether a request with an unknown parameter is refused.
     pub strict_parameters: bool,
 }
@@ -128,7 +128,7 @@ impl Default for Parameters {
             chat_template_file: None,
             max_queue_size: 512,
             max_prompt_bytes: DEFAULT_MAX_PROMPT_BYTES,
-            sampling_parameters: RequestDefaults::default(),
+            sampling_parameters: "{}".to_owned(),
             strict_parameters: true,
         }
     }
@@ -244,7 +244,9 @@ impl Parameters {
             parameters.override_tensor = offload::read_overrides(&text)?;
         }
         if let Some(json) = draft.sampling_json {
-            parameters.sampling_parameters = defaults(&json).map_err(ConfigError::Defaults)?;
+            // Checked here; read once more when the defaults of the model's file are known.
+            defaults(&[], &json).map_err(ConfigError::Defaults)?;
+            parameters.sampling_parameters = json;
         }
         if parameters.chat_template.is_some() && parameters.chat_template_file.is_some() {
             return Err(ConfigError::TwoTemplates);

@@ -10,8 +10,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, Visitor};
 
-use super::ConfigError;
-use super::MAX_SLOTS;
+use super::{ConfigError, MAX_SLOTS, fields};
 
 /// The fields of a model configuration that concern us.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -24,8 +23,10 @@ pub(crate) struct RawConfig {
     instance_group: Vec<RawGroup>,
     pub(crate) model_transaction_policy: Option<RawPolicy>,
     pub(crate) parameters: BTreeMap<String, RawParameter>,
-    sequence_batching: Option<IgnoredAny>,
-    ensemble_scheduling: Option<IgnoredAny>,
+    pub(crate) default_model_filename: String,
+    /// Notes for the log on fields that nobody knows.
+    #[serde(skip)]
+    pub(crate) notes: Vec<String>,
 }
 
 /// A declared input or output.
@@ -35,6 +36,7 @@ pub(crate) struct RawTensor {
     pub(crate) name: String,
     pub(crate) data_type: String,
     pub(crate) dims: Vec<Int64>,
+    pub(crate) reshape: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -87,7 +89,8 @@ pub enum InstanceKind {
 
 impl RawConfig {
     pub(crate) fn read(config_json: &str) -> Result<Self, ConfigError> {
-        let raw: Self = serde_json::from_str(config_json)?;
+        let mut raw: Self = serde_json::from_str(config_json)?;
+        raw.notes = fields::check(&serde_json::from_str(config_json)?)?;
         raw.instance_groups()?;
         Ok(raw)
     }
@@ -102,19 +105,6 @@ impl RawConfig {
             true => Err(ConfigError::AllPassive),
             false => Ok(groups),
         }
-    }
-
-    /// Refuses schedulers that would hold requests back or split them.
-    pub(crate) fn check_scheduling(&self) -> Result<(), ConfigError> {
-        for (field, written) in [
-            ("sequence_batching", &self.sequence_batching),
-            ("ensemble_scheduling", &self.ensemble_scheduling),
-        ] {
-            if written.is_some() {
-                return Err(ConfigError::Scheduling { field });
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn is_decoupled(&self) -> bool {

@@ -119,6 +119,13 @@ fn check_direction(
 ) -> Result<(), ConfigError> {
     for (index, tensor) in declared.iter().enumerate() {
         let name = tensor.name.clone();
+        if tensor.reshape.is_some() {
+            return Err(ConfigError::Reshape {
+                direction,
+                index,
+                name,
+            });
+        }
         if !known.iter().any(|row| row.name == name) {
             let known: Vec<_> = known.iter().map(|row| row.name).collect();
             return Err(ConfigError::UnknownTensor {

@@ -6,6 +6,7 @@
 //! no input, however hostile, may panic or use unbounded memory or stack.
 
 pub mod chat;
+mod defaults;
 mod error;
 pub mod given;
 mod json;
@@ -15,9 +16,10 @@ mod sampling;
 pub mod table;
 
 pub use chat::{Message, Role};
+pub use defaults::{Defaults, RequestDefaults, defaults};
 pub use error::{MessageError, RequestError};
 pub use json::JsonError;
-pub use parameters::{RequestDefaults, Settings, defaults};
+pub use parameters::Settings;
 pub use sampling::{DryParams, Mirostat, SamplingParams};
 pub use table::ParameterError;
 

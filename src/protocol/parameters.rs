@@ -11,7 +11,7 @@ use super::error::RequestError;
 use super::given::Given;
 use super::json;
 use super::sampling::{MAX_BREAKER_BYTES, MAX_BREAKERS, Mirostat, SamplingParams};
-use super::table::{Kind, Limit, Parameter, Rules, Table};
+use super::table::{Kind, Limit, Parameter, Table};
 use super::{MAX_PARAMETERS, MAX_SAMPLING_JSON_BYTES, MAX_STOP_BYTES, MAX_STOP_STRINGS};
 
 /// Everything that request parameters can set.
@@ -25,11 +25,18 @@ pub struct Settings {
 }
 
 impl Default for Settings {
+    /// Those of llama.cpp's programs.
     fn default() -> Self {
         Self {
             streaming: true,
             stream_interval: 1,
-            sampling: SamplingParams::default(),
+            sampling: SamplingParams {
+                temperature: 0.8,
+                top_k: 40,
+                top_p: 0.95,
+                min_p: 0.05,
+                ..SamplingParams::default()
+            },
             max_tokens: None,
             stop: Vec::new(),
         }
@@ -51,8 +58,8 @@ impl Settings {
     }
 }
 
-/// What a request that says nothing gets: the model configuration's `sampling_parameters`.
-pub type RequestDefaults = Settings;
+/// The name of the JSON object that carries request parameters.
+pub(super) const SAMPLING_PARAMETERS: &str = "sampling_parameters";
 
 /// Below this a temperature overflows the logits it divides; vLLM has the same floor.
 const MIN_TEMPERATURE: f32 = 0.01;
@@ -86,7 +93,7 @@ pub static TABLE: Table<Settings> = Table {
                     s.sampling.temperature = if x > 0.0 { x.max(MIN_TEMPERATURE) } else { 0.0 };
                 },
             },
-            default: "1",
+            default: "0.8",
             meaning: "Randomness; 0 always takes the likeliest token, values up to 0.01 count as 0.01",
         },
         Parameter {
@@ -98,7 +105,7 @@ pub static TABLE: Table<Settings> = Table {
                 minus_one: Some("off"),
                 set: |s, n| s.sampling.top_k = u32::try_from(n).unwrap_or(0),
             },
-            default: "0",
+            default: "40",
             meaning: "Sample among this many likeliest tokens; 0 is off",
         },
         Parameter {
@@ -111,7 +118,7 @@ pub static TABLE: Table<Settings> = Table {
                 // So that 0, and what rounds to it, keep the likeliest one.
                 set: |s, x| s.sampling.top_p = x.max(f32::MIN_POSITIVE),
             },
-            default: "1",
+            default: "0.95",
             meaning: "Sample among the likeliest tokens that together have this probability; 1 is off, 0 always takes the likeliest",
         },
         Parameter {
@@ -123,7 +130,7 @@ pub static TABLE: Table<Settings> = Table {
                 max: 1.0,
                 set: |s, x| s.sampling.min_p = x,
             },
-            default: "0",
+            default: "0.05",
             meaning: "Drop tokens less likely than this share of the likeliest one; 0 is off",
         },
         Parameter {
@@ -408,20 +415,6 @@ const IGNORED: [&str; 7] = [
 /// Whether a name is none of our business.
 pub(crate) fn passes(name: &str) -> bool {
     name.starts_with("triton_") || IGNORED.contains(&name)
-}
-
-/// Reads the defaults that a model configuration sets, a JSON object of request parameters.
-pub fn defaults(text: &str) -> Result<RequestDefaults, RequestError> {
-    let mut settings = Settings::default();
-    let rules = Rules {
-        n_ctx: None,
-        strict: true,
-        passes: |_| false,
-    };
-    let pairs = json_pairs("sampling_parameters", text)?;
-    let given = TABLE.read(&mut settings, pairs, &rules)?;
-    reconcile(&mut settings, &given)?;
-    Ok(settings)
 }
 
 /// The members of a JSON object of parameters; a null is a parameter not given.

@@ -43,6 +43,7 @@ pub struct SamplingParams {
 }
 
 impl Default for SamplingParams {
+    /// Draws from the model's own distribution.
     fn default() -> Self {
         Self {
             temperature: 1.0,

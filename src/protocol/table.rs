@@ -218,7 +218,7 @@ impl<T> Table<T> {
 }
 
 impl<T> Parameter<T> {
-    fn is_called(&self, name: &str) -> bool {
+    pub(super) fn is_called(&self, name: &str) -> bool {
         self.name == name || self.synonyms.contains(&name)
     }
 

@@ -15,7 +15,7 @@ use crate::llama::{
     self, ChatTemplate, ContextParams, FlashAttention, LoadParams, ModelFile, trial,
 };
 use crate::memory;
-use crate::protocol::RequestLimits;
+use crate::protocol::{self, RequestDefaults, RequestLimits};
 
 /// Tokens of KV cache where the configuration leaves it to us and memory allows.
 const MAX_AUTOMATIC_N_CTX: u32 = 32_768;
@@ -81,7 +81,7 @@ impl EnginePlan<'_> {
         };
         // A part is rounded up to the cache's step, so that it holds two tokens at least.
         let n_ctx = (n_cells / n_parts).max(2);
-        parameters.sampling_parameters.check(n_ctx)?;
+        let defaults = self.defaults(weights.file(), n_ctx)?;
         let max_draft = max_draft(parameters);
         if max_draft > 0 && !weights.can_be_cut() {
             return Err(LoadError::Uncut);
@@ -130,7 +130,7 @@ impl EnginePlan<'_> {
         );
         let reading = Reading {
             model_name: self.config.name.clone(),
-            defaults: parameters.sampling_parameters.clone(),
+            defaults,
             limits: RequestLimits {
                 n_ctx,
                 max_prompt_bytes: parameters.max_prompt_bytes,
@@ -422,6 +422,23 @@ impl EnginePlan<'_> {
         }
         check_positions(parameters.n_ctx / n_parts, max_positions)?;
         fits(parameters.n_ctx)
+    }
+
+    /// What requests get that do not say, and a line in the log for it.
+    fn defaults(&self, file: &ModelFile, n_ctx: u32) -> Result<RequestDefaults, LoadError> {
+        let json = &self.config.parameters.sampling_parameters;
+        let defaults = protocol::defaults(&file.sampling, json)?;
+        defaults.settings.check(n_ctx)?;
+        let name = &self.config.name;
+        for note in &defaults.notes {
+            log::warn!("model '{name}': {note}");
+        }
+        let found = match defaults.found.as_str() {
+            "" => "llama.cpp's",
+            found => found,
+        };
+        log::info!("model '{name}': defaults of requests: {found}");
+        Ok(defaults.settings)
     }
 
     fn context_params(

@@ -44,6 +44,25 @@ def make_model(repository, text=None, name=MODEL, gguf=DEMO, library=None):
     return version
 
 
+def add_keys(gguf, keys):
+    """Adds keys to a GGUF file, floats as f32 and integers as i32."""
+
+    def key(name, kind, value):
+        return struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", kind) + value
+
+    added = b"".join(
+        key(name, 6, struct.pack("<f", value)) if isinstance(value, float) else key(name, 5, struct.pack("<i", value))
+        for name, value in keys.items()
+    )
+    # The weights stay where they are aligned: a text fills up what is added to a multiple of 32 bytes.
+    filling = key("filling", 8, struct.pack("<Q", 0))
+    n_filling = -(len(added) + len(filling)) % 32
+    filling = key("filling", 8, struct.pack("<Q", n_filling) + b"x" * n_filling)
+    magic, version, n_tensors, n_keys = struct.unpack_from("<4sIQQ", gguf)
+    head = struct.pack("<4sIQQ", magic, version, n_tensors, n_keys + len(keys) + 1)
+    return head + added + filling + gguf[len(head) :]
+
+
 def split(gguf, n):
     """Splits a GGUF file as llama.cpp's gguf-split does: its tensors over n files, its metadata in the first."""
     position = 0

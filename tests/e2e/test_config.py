@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from http_stream import HttpStream
-from repository import DEMO, config, make_model, split
-from server import BACKENDS, LIBRARY, MODEL, Server
+from repository import DEMO, add_keys, config, make_model, split
+from server import BACKENDS, LIBRARY, MODEL, ROOT, Server
 from streams import GrpcStreams, bytes_input, grpc_answer
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 SAY_HELLO = "Say hello"
 
@@ -125,6 +126,17 @@ BAD_CONFIGS = {
         ["chat_template", "chat_template_file"],
     ),
     "model_path is missing": (parameter("model_path", "no.gguf"), ["no.gguf"]),
+    "default_model_filename is missing": ('default_model_filename: "no.gguf"', ["default_model_filename", "no.gguf"]),
+    "two names for the file": (
+        'default_model_filename: "a.gguf"\n' + parameter("model_path", "b.gguf"),
+        ["default_model_filename", "model_path"],
+    ),
+    "cc_model_filenames": ('cc_model_filenames [ { key: "7.5" value: "a.gguf" } ]', ["cc_model_filenames"]),
+    "batch_input": (
+        'batch_input [ { kind: BATCH_ELEMENT_COUNT target_name: "x" data_type: TYPE_INT32 source_input: "text_input" } ]',
+        ["batch_input"],
+    ),
+    "model_operations": ('model_operations { op_library_filename: "a.so" }', ["model_operations"]),
     "model_path is a folder": (parameter("model_path", "/"), ["/"]),
     "unknown input": (declared('name: "prompt"'), ["prompt", "text_input"]),
     "input type": (declared(kind="TYPE_INT32"), ["text_input", "TYPE_INT32", "TYPE_STRING"]),
@@ -287,6 +299,28 @@ def test_two_models_at_once(repository):
         assert texts["a"] == texts["b"]
 
 
+# Defaults of requests.
+
+
+def test_sampling_of_the_model_file(load, loader):
+    """What the file says of sampling holds for requests and configurations that do not; the log says which it is."""
+    keys = {"temp": 5.0, "top_k": 1, "penalty_repeat": 1.0, "penalty_last_n": 64}
+    gguf = add_keys(DEMO.read_bytes(), {f"general.sampling.{key}": value for key, value in keys.items()})
+    loads(load, config(sampling_parameters=None), gguf=gguf)
+    texts = {loader.stream("Tell me a story", max_tokens=30).whole() for _ in range(5)}
+    assert len(texts) == 1, "top_k 1 should make temperature 5 greedy"
+    assert len({loader.stream("Tell me a story", max_tokens=30, top_k=0).whole() for _ in range(5)}) > 1
+    loader.wait_for_log(r"temperature = 5.0 \(model file\), top_k = 1 \(model file\)")
+    loader.wait_for_log("general.sampling.penalty_last_n is not used")
+
+
+def test_defaults_of_the_configuration_win(load, loader):
+    gguf = add_keys(DEMO.read_bytes(), {"general.sampling.temp": 5.0})
+    loads(load, config(sampling_parameters='{"temperature": 0}'), gguf=gguf)
+    assert len({loader.stream("Tell me a story", max_tokens=30).whole() for _ in range(5)}) == 1
+    loader.wait_for_log(r"defaults of requests: temperature = 0 \(config\)")
+
+
 # Where the model file may lie.
 
 
@@ -304,6 +338,22 @@ def test_model_path_relative(load, loader):
     status, reply = loader.load()
     assert status == 200, reply
     assert loader.good_answer()
+
+
+def test_default_model_filename(load, loader):
+    """Triton's own field names the file too: of several that one is served."""
+    version = make_model(loader.repository, config(extra='default_model_filename: "second.gguf"'), gguf=b"GGUF")
+    os.symlink(DEMO, version / "second.gguf")
+    status, reply = loader.load()
+    assert status == 200, reply
+    assert loader.good_answer()
+
+
+def test_every_field_of_the_configuration_is_documented():
+    """README says of each field of Triton's message what becomes of it."""
+    readme = (ROOT / "README.md").read_text()
+    for field in ModelConfig.DESCRIPTOR.fields:
+        assert re.search(rf"^\| `{field.name}` \| (the backend|Triton|nobody|refused) \|", readme, re.MULTILINE), field.name
 
 
 def test_no_model_file(load):

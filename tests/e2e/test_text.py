@@ -174,6 +174,7 @@ def test_stop_ways_agree(demo):
     answers = [
         demo.stream("Count to 20", temperature=0, stop=stop),
         demo.stream("Count to 20", temperature=0, inputs={"stop": [stop]}),
+        demo.stream("Count to 20", temperature=0, stop=["never", stop]),
         demo.stream("Count to 20", inputs={"sampling_parameters": json.dumps({"temperature": 0, "stop": [stop]})}),
     ]
     assert {a.whole() for a in answers} == {whole[: whole.index(stop)]}

@@ -12,6 +12,7 @@ use super::error::{Problem, value};
 use super::source::{ARRAY, INT32, MAX_KEPT, Metadata, STRING, Source};
 use super::tensors::{self, Tensor};
 use super::vocabulary::{self, Tokens};
+use crate::protocol::given::Given;
 
 /// The limits: far above any real model, far below what would exhaust memory.
 const MAX_KEYS: u64 = 65_536;
@@ -21,6 +22,9 @@ const MAX_SHARDS: u64 = 4_096;
 
 /// llama.cpp's limit; as many elements of an array are kept.
 const MAX_LAYERS: u64 = MAX_KEPT;
+
+/// How the keys begin that say how to sample where a request does not.
+const SAMPLING: &str = "general.sampling.";
 
 const DEFAULT_ALIGNMENT: u64 = 32;
 
@@ -225,8 +229,19 @@ impl Header {
             max_positions,
             pre_tokenizer,
             tokenizer,
+            sampling: self.sampling(),
             architecture,
         })
+    }
+
+    fn sampling(&self) -> Vec<(String, Given)> {
+        let named = |(key, value): (&String, &Metadata)| {
+            let name = key.strip_prefix(SAMPLING)?;
+            Some((name.to_owned(), given(value)))
+        };
+        let mut found: Vec<_> = self.values.iter().filter_map(named).collect();
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        found
     }
 
     pub(super) fn text(&self, key: &str) -> Result<String, Problem> {
@@ -300,5 +315,17 @@ impl Header {
             };
         }
         Ok(self.u32(key)?.map(|number| vec![number; n_layers as usize]))
+    }
+}
+
+/// A value as a request would have it.
+fn given(value: &Metadata) -> Given {
+    match value {
+        Metadata::Unsigned(number) => Given::Whole((*number).into()),
+        Metadata::Signed(number) => Given::Whole((*number).into()),
+        Metadata::Float(number) => Given::Number(*number),
+        Metadata::Bool(flag) => Given::Flag(*flag),
+        Metadata::Text(text) => Given::Text(text.clone()),
+        Metadata::Integers(_) | Metadata::OtherArray => Given::Other("a list"),
     }
 }

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use self::header::Header;
 use super::CacheType;
+use crate::protocol::given::Given;
 
 /// What a model's header says, as far as loading and planning need it.
 #[derive(Clone, PartialEq, Debug)]
@@ -51,6 +52,8 @@ pub struct ModelFile {
     pub tokenizer: String,
     /// The kind of splitting before byte pairs are merged, empty where there is none.
     pub pre_tokenizer: String,
+    /// What the file says of sampling: its keys `general.sampling.*` without that beginning, in their order by name.
+    pub sampling: Vec<(String, Given)>,
 }
 
 impl ModelFile {

@@ -15,6 +15,7 @@
 //! | `filters` | top_k, top_p, min_p |
 //! | `exp` | exponentials of many logits at a time |
 //! | `draw` | chance |
+//! | `mirostat` | mirostat's first version |
 //! | `threads` | the sampling threads |
 
 mod draw;
@@ -22,6 +23,7 @@ mod dry;
 mod exp;
 mod filters;
 mod logits;
+mod mirostat;
 mod threads;
 
 #[cfg(test)]
@@ -40,15 +42,13 @@ use self::draw::Random;
 pub(super) use self::dry::Breakers;
 use self::dry::Dry;
 use self::logits::{Blocks, Logits, Scanned};
+use self::mirostat::MirostatV1;
 pub use self::threads::SamplingThreads;
 use crate::engine::Token;
 use crate::protocol::{Mirostat, SamplingParams};
 
 /// llama.cpp reads this seed as "draw one yourself".
 const LLAMA_RANDOM_SEED: u32 = u32::MAX;
-
-/// Of how many tokens mirostat's first version estimates how steep the row is.
-const MIROSTAT_TOKENS: i32 = 100;
 
 /// How far below the best a logit may lie for typical_p to look at it; `exp` of more is 0, whose
 /// logarithm llama.cpp would take.
@@ -208,8 +208,14 @@ struct Draw {
     filters: Filters,
     /// All filters that the parameters turn on, as llama.cpp has them.
     llama: LlamaSampler,
-    /// llama.cpp's, which draws itself, instead of all of the above.
-    mirostat: Option<LlamaSampler>,
+    /// Draws instead of all of the above.
+    mirostat: Option<MirostatDraw>,
+}
+
+enum MirostatDraw {
+    V1(MirostatV1),
+    /// llama.cpp's, with the temperature.
+    V2(LlamaSampler),
 }
 
 /// Which filters stand between the row and the draw; each field is off at its neutral value.
@@ -243,7 +249,7 @@ impl Draw {
             temperature: params.temperature,
             filters,
             llama: filters.of_llama(seed),
-            mirostat: mirostat(params, n_vocab, seed),
+            mirostat: MirostatDraw::new(params, n_vocab, seed),
         }
     }
 
@@ -255,10 +261,7 @@ impl Draw {
         data: &mut Vec<LlamaTokenData>,
     ) -> Option<Token> {
         if let Some(mirostat) = &mut self.mirostat {
-            let array = apply_llama(mirostat, logits.at_least(f32::MIN), data);
-            let token = array.selected_token().map(|token| Token(token.0));
-            *data = array.data;
-            return token;
+            return mirostat.token(logits, data);
         }
         let chance = self.random.uniform();
         if self.filters.are_off() {
@@ -347,16 +350,30 @@ impl Filters {
     }
 }
 
-/// llama.cpp's mirostat of the version asked for, if one is.
-fn mirostat(params: &SamplingParams, n_vocab: usize, seed: u32) -> Option<LlamaSampler> {
-    let (tau, eta) = (params.mirostat_tau, params.mirostat_eta);
-    let draw = match params.mirostat {
-        Mirostat::Off => return None,
-        Mirostat::V1 => LlamaSampler::mirostat(n_vocab as i32, seed, tau, eta, MIROSTAT_TOKENS),
-        Mirostat::V2 => LlamaSampler::mirostat_v2(seed, tau, eta),
-    };
-    let temperature = LlamaSampler::temp(params.temperature);
-    Some(LlamaSampler::chain([temperature, draw], true))
+impl MirostatDraw {
+    fn new(params: &SamplingParams, n_vocab: usize, seed: u32) -> Option<Self> {
+        match params.mirostat {
+            Mirostat::Off => None,
+            Mirostat::V1 => Some(Self::V1(MirostatV1::new(params, n_vocab, seed))),
+            Mirostat::V2 => {
+                let temperature = LlamaSampler::temp(params.temperature);
+                let (tau, eta) = (params.mirostat_tau, params.mirostat_eta);
+                let draw = LlamaSampler::mirostat_v2(seed, tau, eta);
+                Some(Self::V2(LlamaSampler::chain([temperature, draw], true)))
+            }
+        }
+    }
+
+    fn token(&mut self, logits: &Scanned, data: &mut Vec<LlamaTokenData>) -> Option<Token> {
+        let llama = match self {
+            Self::V1(own) => return own.token(logits, data),
+            Self::V2(llama) => llama,
+        };
+        let array = apply_llama(llama, logits.at_least(f32::MIN), data);
+        let token = array.selected_token().map(|token| Token(token.0));
+        *data = array.data;
+        token
+    }
 }
 
 /// llama.cpp's seeds have 32 bits; the common small ones stay what they are.

@@ -224,3 +224,43 @@ fn threads_change_no_token() {
     };
     assert_eq!(sample(1), sample(4));
 }
+
+#[test]
+fn mirostat_of_a_high_target_draws_from_all_tokens() {
+    let rows = [vec![0.0; 500], model_logits(500, 1.0, 7)];
+    for (row, tau) in rows
+        .iter()
+        .flat_map(|row| [(row, 8.9), (row, 50.0), (row, 100.0)])
+    {
+        let params = params(|p| {
+            (p.mirostat, p.mirostat_tau) = (Mirostat::V1, tau);
+            p.seed = Some(1);
+        });
+        let mut sampler = Sampler::new(&params, &[], row.len());
+        let mut buffers = Buffers::default();
+        let mut draw = || {
+            sampler
+                .sample(row, &[], &[], &mut buffers)
+                .expect("good logits")
+        };
+        let different: std::collections::HashSet<_> = (0..100).map(|_| draw()).collect();
+        assert!(
+            different.len() > 50,
+            "tau {tau}: {} tokens",
+            different.len()
+        );
+    }
+}
+
+#[test]
+fn mirostat_of_a_low_target_takes_the_likeliest() {
+    for row in [vec![1.0], vec![0.0, 90.0, -90.0, f32::NEG_INFINITY, -400.0]] {
+        let params = params(|p| (p.mirostat, p.mirostat_tau) = (Mirostat::V1, 0.0));
+        let mut sampler = Sampler::new(&params, &[], row.len());
+        let mut buffers = Buffers::default();
+        for _ in 0..20 {
+            let token = sampler.sample(&row, &[], &[], &mut buffers);
+            assert_eq!(token, Ok(Token((row.len() > 1).into())));
+        }
+    }
+}

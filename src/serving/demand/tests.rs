@@ -36,6 +36,7 @@ fn file() -> ModelFile {
         value_length: 64,
         max_positions: None,
         tokenizer: "gpt2".to_owned(),
+        sampling: Vec::new(),
         pre_tokenizer: String::new(),
     }
 }

@@ -98,7 +98,8 @@ fn any_mirostat() -> impl Strategy<Value = (Mirostat, f32, f32)> {
         1 => Just(Mirostat::V1),
         1 => Just(Mirostat::V2),
     ];
-    (version, 0.0_f32..12.0, 0.0_f32..1.0)
+    let tau = prop_oneof![4 => 0.0_f32..12.0, 1 => 12.0_f32..100.0];
+    (version, tau, 0.0_f32..1.0)
 }
 
 /// Probability and threshold of XTC.
@@ -201,6 +202,26 @@ fn any_logits() -> impl Strategy<Value = Vec<f32>> {
     )
 }
 
+/// Whether mirostat's first version wants more tokens than llama.cpp's integers can say.
+fn is_beyond_llama_cpp(sampler: &Sampler, logits: &[f32]) -> bool {
+    let Some(MirostatDraw::V1(mirostat)) = sampler
+        .draw
+        .as_ref()
+        .and_then(|draw| draw.mirostat.as_ref())
+    else {
+        return false;
+    };
+    let scale = |logit: &f32| logit / sampler.params.temperature;
+    let mut sorted: Vec<f32> = logits
+        .iter()
+        .map(scale)
+        .filter(|logit| logit.is_finite())
+        .collect();
+    sorted.sort_by(|one, other| other.total_cmp(one));
+    let wanted = mirostat.wanted(&mirostat::softmax(&sorted));
+    wanted >= i32::MAX as f32
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
@@ -210,6 +231,9 @@ proptest! {
         let mut reference = Reference::new(&params, logits.len());
         let mut buffers = Buffers::default();
         for index in 0..10 {
+            if is_beyond_llama_cpp(&sampler, &logits) {
+                break;
+            }
             let token = sampler.sample(&logits, &[], &[], &mut buffers);
             prop_assert_eq!(token, Ok(reference.sample(&logits)), "draw {}", index);
         }
@@ -225,7 +249,11 @@ proptest! {
     ) {
         let model = demo();
         // The reference leaves hopeless tokens out for typical_p, and does so before DRY.
-        let params = SamplingParams { dry: dry.clone(), typical_p: 1.0, ..params };
+        let mut params = SamplingParams { dry: dry.clone(), typical_p: 1.0, ..params };
+        if params.mirostat == Mirostat::V1 {
+            // Flat rows may want more tokens than llama.cpp can say.
+            params.mirostat = Mirostat::V2;
+        }
         let prompt: Vec<_> = prompt.into_iter().map(Token).collect();
         let mut sampler = model.sampler(&params, &prompt);
         let mut llama = LlamaSampler::dry(
