@@ -28,7 +28,7 @@ use crate::engine::{FinishReason, Usage};
 use crate::permit::Permit;
 use crate::protocol::reply;
 use crate::triton::{
-    Backlog, Code, Error, Lane, Responder, Times, now_ns, panic_text, while_running,
+    Backlog, Code, Error, Hangups, Lane, Responder, Times, now_ns, panic_text, while_running,
 };
 
 use pacer::Pacer;
@@ -45,6 +45,11 @@ const HELD_WHILE_STOPPING: Duration = Duration::from_secs(1);
 /// How often it is looked for a stop while requests are open, and how often for
 /// clients that are gone while the server stops.
 const WATCH: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(5));
+
+/// How often it is looked for clients that hung up while they wait for their first response.
+const LOOK_FOR_HANGUPS: Duration = Duration::from_millis(250);
+/// How long after its last bytes, and how long before them by inaccurate clocks, a request is handed to us.
+const ON_ITS_WAY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// One request's way back to its client: Triton's, or a test's.
 ///
@@ -78,6 +83,14 @@ const GIVEN_UP: &str = "the engine gave this request up: see the server's log";
 /// What nobody reads any more.
 const GONE: &str = "the client was gone when the server stopped";
 
+/// When a request arrived, and how long it may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival {
+    pub(crate) at: Instant,
+    /// `None` is as long as it takes.
+    pub(crate) timeout: Option<Duration>,
+}
+
 /// How a request ends.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -91,6 +104,7 @@ pub(crate) struct Outbox {
     is_cancelled: Box<dyn Fn() -> bool + Send + Sync>,
     streaming: bool,
     queue: Arc<Queue>,
+    arrival: Arrival,
     label: String,
     /// Counts the request as in flight until all of it is sent.
     _permit: Permit,
@@ -108,6 +122,8 @@ struct Pending {
     is_queued: bool,
     is_broken: bool,
     is_gone: bool,
+    /// The client may be gone: a response without a text makes Triton look.
+    is_doubted: bool,
     next_send: Option<Instant>,
     lane: Lane,
 }
@@ -115,7 +131,7 @@ struct Pending {
 impl Pending {
     /// Whether there is something to send by now.
     fn is_ready(&self, streaming: bool) -> bool {
-        self.end.is_some() || streaming && self.unsent.is_ready()
+        self.end.is_some() || self.is_doubted || streaming && self.unsent.is_ready()
     }
 
     /// The error that ends the stream as a chunk, once, for a client that reads chunks already.
@@ -138,6 +154,7 @@ impl Outbox {
         wire: Box<dyn Wire>,
         is_cancelled: Box<dyn Fn() -> bool + Send + Sync>,
         stream: Option<usize>,
+        arrival: Arrival,
         label: String,
         permit: Permit,
     ) -> Arc<Self> {
@@ -151,6 +168,7 @@ impl Outbox {
             is_queued: false,
             is_broken: false,
             is_gone: false,
+            is_doubted: false,
             next_send: None,
             lane: Lane::default(),
         };
@@ -160,6 +178,7 @@ impl Outbox {
             is_cancelled,
             streaming: stream.is_some(),
             queue,
+            arrival,
             label,
             _permit: permit,
         });
@@ -171,9 +190,19 @@ impl Outbox {
         &self.label
     }
 
-    /// Says whether nobody waits for this request any more.
-    pub(crate) fn is_cancelled(&self) -> bool {
-        (self.is_cancelled)() || self.lock().is_broken
+    /// Why no more is to be computed for this request, if so.
+    pub(crate) fn given_up(&self) -> Option<Error> {
+        if (self.is_cancelled)() || self.lock().is_broken {
+            return Some(Error::new(Code::Cancelled, "the request was cancelled"));
+        }
+        let limit = self.arrival.timeout?;
+        (self.arrival.at.elapsed() > limit).then(|| {
+            let text = format!(
+                "the request took longer than 'request_timeout_ms' = {}",
+                limit.as_millis()
+            );
+            Error::new(Code::Unavailable, text)
+        })
     }
 
     /// Notes when the engine began to work on the request.
@@ -214,6 +243,28 @@ impl Outbox {
         }
     }
 
+    /// Whether nothing was sent yet of what is to be a stream.
+    fn is_silent(&self) -> bool {
+        self.streaming && !self.lock().has_sent
+    }
+
+    /// Sends a response without a text where the client may have hung up, as Triton notices that at a write.
+    ///
+    /// Only while nothing was sent: later it notices by itself. Where there is to be one response, none can be
+    /// spared. `asked` is when some client had sent the last of a request.
+    fn doubt(self: &Arc<Self>, asked: Instant) {
+        let (before, after) = ON_ITS_WAY;
+        let arrived = self.arrival.at;
+        if !self.streaming || arrived + before < asked || arrived > asked + after {
+            return;
+        }
+        let mut pending = self.lock();
+        if !pending.has_sent && pending.end.is_none() {
+            pending.is_doubted = true;
+            self.enqueue(&mut pending);
+        }
+    }
+
     fn enqueue(self: &Arc<Self>, pending: &mut Pending) {
         if !pending.is_queued {
             pending.is_queued = true;
@@ -245,9 +296,10 @@ impl Outbox {
             true => pending.unsent.next(Instant::now(), is_over),
             false => pending.unsent.all(),
         };
-        let chunk = match text.is_empty() || !self.streaming {
-            true => pending.error_chunk(),
-            false => Some(reply::chunk(&text)),
+        let is_doubted = mem::take(&mut pending.is_doubted) && !pending.has_sent && !is_over;
+        let chunk = match self.streaming && (!text.is_empty() || is_doubted) {
+            true => Some(reply::chunk(&text)),
+            false => pending.error_chunk(),
         };
         if let Some(chunk) = chunk {
             drop(pending);
@@ -357,18 +409,30 @@ fn deliver_all(queue: &Queue, is_stopping: impl Fn() -> bool) {
     let mut backlog = Backlog::new();
     let mut look = Instant::now();
     let mut stopping_since: Option<Instant> = None;
+    let (mut hangups, mut looked_for_hangups) = (Hangups::default(), Instant::now());
     while let Some(next) = queue.pop(look) {
         let outbox = match next {
             Next::Send(outbox) => outbox,
             Next::Look(open) => {
                 let is_stopping = is_stopping();
                 let _running = while_running();
-                for outbox in open {
-                    if is_stopping {
-                        guarded(outbox, Outbox::finish_if_gone);
-                    }
-                }
                 let now = Instant::now();
+                let is_time = now - looked_for_hangups > LOOK_FOR_HANGUPS;
+                let asked = match is_time && open.iter().any(|outbox| outbox.is_silent()) {
+                    true => hangups.look(),
+                    false => Vec::new(),
+                };
+                if is_time {
+                    looked_for_hangups = now;
+                }
+                for outbox in open {
+                    guarded(outbox, |outbox| {
+                        asked.iter().for_each(|&asked| outbox.doubt(asked));
+                        if is_stopping {
+                            outbox.finish_if_gone();
+                        }
+                    });
+                }
                 stopping_since = is_stopping.then(|| stopping_since.unwrap_or(now));
                 look = now + if is_stopping { WATCH.1 } else { WATCH.0 };
                 continue;

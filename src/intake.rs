@@ -9,10 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::delivery::{Delivery, End, Outbox};
+use crate::delivery::{Arrival, Delivery, End, Outbox};
 use crate::engine::{Drafter, Limits, NewSequence, Scheduler, SequenceId, Token};
 use crate::llama::{ChatTemplate, Model, Runner, Sampler, TemplateError, TokenizeError};
 use crate::permit::Permit;
@@ -33,6 +34,8 @@ pub(crate) struct Reading {
     pub(crate) defaults: RequestDefaults,
     pub(crate) limits: RequestLimits,
     pub(crate) strict: bool,
+    /// How long a request may take; `None` is as long as it takes.
+    pub(crate) timeout: Option<Duration>,
     pub(crate) template: ChatTemplate,
     pub(crate) weights: Arc<Model>,
 }
@@ -214,6 +217,10 @@ fn hand_over(
     let number = N_REQUESTS.fetch_add(1, Ordering::Relaxed);
     let label = label(&reading.model_name, &responder.request().id(), number);
     let is_cancelled = responder.cancel_probe();
+    let arrival = Arrival {
+        at: responder.arrived(),
+        timeout: reading.timeout,
+    };
     let ready = match reading.read(&responder, &is_cancelled, SequenceId(number)) {
         Ok(ready) => ready,
         Err(refusal) => {
@@ -228,6 +235,7 @@ fn hand_over(
         Box::new(responder),
         Box::new(is_cancelled),
         ready.stream,
+        arrival,
         label,
         permit,
     );

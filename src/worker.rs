@@ -197,11 +197,11 @@ impl<R: StepRunner> Worker<R> {
     }
 
     fn drop_cancelled(&mut self) {
-        let cancelled = self.live.iter().filter(|(_, outbox)| outbox.is_cancelled());
-        let cancelled: Vec<SequenceId> = cancelled.map(|(&id, _)| id).collect();
-        for id in cancelled {
+        let given_up = self.live.iter();
+        let given_up = given_up.filter_map(|(&id, outbox)| Some((id, outbox.given_up()?)));
+        for (id, error) in given_up.collect::<Vec<_>>() {
             self.scheduler.cancel(id);
-            self.fail(id, Code::Cancelled, "the request was cancelled");
+            self.fail(id, error.code, &error.message);
         }
     }
 

@@ -397,6 +397,7 @@ fn parameters_are_read() {
         ("trial", "0"),
         ("chat_template", "{{ messages }}"),
         ("max_queue_size", "0"),
+        ("request_timeout_ms", "60000"),
         ("max_prompt_bytes", "1000"),
         (
             "sampling_parameters",
@@ -425,6 +426,7 @@ fn parameters_are_read() {
         chat_template: Some("{{ messages }}".to_owned()),
         chat_template_file: None,
         max_queue_size: 0,
+        request_timeout_ms: 60_000,
         max_prompt_bytes: 1000,
         sampling_parameters: r#"{"temp": 0, "stop": ["a"], "stream": false}"#.to_owned(),
         strict_parameters: false,
@@ -732,7 +734,7 @@ fn bad_combinations_and_names_are_named() {
           override_tensor, devices, split_mode, tensor_split, main_gpu, fit_margin_mib, cache_type_k, \
           cache_type_v, flash_attn, kv_unified, enable_prefix_caching, cache_ram, target_itl_ms, speculative_method, \
           num_speculative_tokens, prompt_lookup_max, prompt_lookup_min, speculative_model, use_mmap, use_mlock, repack, trial, chat_template, chat_template_file, \
-          max_queue_size, max_prompt_bytes, sampling_parameters, strict_parameters",
+          max_queue_size, request_timeout_ms, max_prompt_bytes, sampling_parameters, strict_parameters",
         ),
         (
             &[("n_ctx", "1"), ("ctx_size", "1")],

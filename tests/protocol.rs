@@ -661,8 +661,9 @@ fn min_tokens_stays_within_max_tokens() {
     let text = "parameter 'min_tokens' = 6: must be at most 'max_tokens' = 5";
     assert_eq!(both, Err(text.to_owned()));
     assert!(read(with(&[("min_tokens", I(5)), ("max_tokens", I(5))])).is_ok());
-    assert!(defaults(r#"{"min_tokens":6,"max_tokens":5}"#).is_err());
-    let defaults = defaults(r#"{"min_tokens":6,"max_tokens":8}"#).expect("in range");
+    assert!(defaults(&[], r#"{"min_tokens":6,"max_tokens":5}"#).is_err());
+    let defaults = defaults(&[], r#"{"min_tokens":6,"max_tokens":8}"#);
+    let defaults = defaults.expect("in range").settings;
     for (name, value, expected) in [("max_tokens", 5, (5, 5)), ("min_tokens", 9, (9, 9))] {
         let request = parse(with(&[(name, I(value))]), &defaults, &LIMITS, true).expect("in range");
         assert_eq!(

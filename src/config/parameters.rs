@@ -82,6 +82,8 @@ pub struct Parameters {
     /// As written: absolute or relative to the version folder.
     pub chat_template_file: Option<String>,
     /// Requests that may wait for a slot.
+    /// 0 is no limit.
+    pub request_timeout_ms: u32,
     pub max_queue_size: u32,
     pub max_prompt_bytes: usize,
     /// What a request that does not say otherwise gets.
@@ -126,6 +128,7 @@ impl Default for Parameters {
             trial: true,
             chat_template: None,
             chat_template_file: None,
+            request_timeout_ms: 0,
             max_queue_size: 512,
             max_prompt_bytes: DEFAULT_MAX_PROMPT_BYTES,
             sampling_parameters: "{}".to_owned(),

@@ -372,6 +372,14 @@ pub static TABLE: Table<Draft> = Table {
             |d, n| d.parameters.max_queue_size = small(n),
         ),
         whole(
+            "request_timeout_ms",
+            &[],
+            (0, 1 << 31),
+            "0",
+            "Milliseconds that a request may take from its arrival, waiting included; then it ends with an error, UNAVAILABLE; 0 is no limit",
+            |d, n| d.parameters.request_timeout_ms = small(n),
+        ),
+        whole(
             "max_prompt_bytes",
             &[],
             (1, 1 << 28),

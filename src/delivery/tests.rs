@@ -120,6 +120,10 @@ impl Stream {
             wire_of(wire),
             Box::new(move || is_gone),
             stream,
+            Arrival {
+                at: Instant::now(),
+                timeout: None,
+            },
             "a test".to_owned(),
             Permit::take(&Arc::default(), 1).expect("a free place"),
         );
@@ -410,7 +414,7 @@ fn a_response_that_cannot_be_sent_ends_the_stream_without_a_hole() {
         let stream = Stream::new(&delivery, true, Fault::Refuse(2));
         stream.outbox.push("a");
         assert_eq!(stream.next(), chunk("a"));
-        assert!(!stream.outbox.is_cancelled());
+        assert!(!stream.outbox.given_up().is_some());
         // The engine knows nothing of it yet and goes on for a while.
         let end = loop {
             stream.outbox.push("b");
@@ -420,7 +424,7 @@ fn a_response_that_cannot_be_sent_ends_the_stream_without_a_hole() {
         };
         assert_eq!(end, error_chunk("refused"));
         assert_eq!(stream.next(), failed(Code::Unavailable, "refused"));
-        assert!(stream.outbox.is_cancelled());
+        assert!(stream.outbox.given_up().is_some());
         stream.complete();
         assert_eq!(stream.sent(), []);
     }
@@ -434,7 +438,7 @@ fn a_wire_that_panics_fails_its_own_request_only() {
     stream.outbox.push("a");
     assert_eq!(stream.next(), failed(Code::Internal, "dropped"));
     let deadline = Instant::now() + PATIENCE;
-    while !stream.outbox.is_cancelled() {
+    while !stream.outbox.given_up().is_some() {
         assert!(Instant::now() < deadline, "the engine is not told");
         thread::sleep(STREAM_GAP);
     }
@@ -459,6 +463,37 @@ fn a_request_given_up_without_an_end_is_failed() {
             failed(Code::Internal, GIVEN_UP)
         ]
     );
+}
+
+#[test]
+fn a_silent_stream_gets_a_response_without_a_text_where_its_client_may_be_gone() {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    let delivery = start();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let earlier = Stream::new(&delivery, true, Fault::None);
+    thread::sleep(ON_ITS_WAY.0 * 5);
+    let address = listener.local_addr().expect("a bound socket");
+    let mut client = TcpStream::connect(address).expect("a listener");
+    let (_connection, _) = listener.accept().expect("a client");
+    client.write_all(b"x").expect("an open connection");
+    let silent = Stream::new(&delivery, true, Fault::None);
+    let speaking = Stream::new(&delivery, true, Fault::None);
+    let whole = Stream::new(&delivery, false, Fault::None);
+    speaking.outbox.push("a");
+    assert_eq!(speaking.next(), chunk("a"));
+    let early = silent.record.recv_timeout(LOOK_FOR_HANGUPS * 2);
+    assert_eq!(
+        early.err(),
+        Some(RecvTimeoutError::Timeout),
+        "nobody is gone"
+    );
+    drop(client);
+    assert_eq!(silent.next(), chunk(""));
+    for stream in [earlier, silent, speaking, whole] {
+        stream.complete();
+        assert_eq!(stream.sent(), [complete("")], "once, and only that one");
+    }
 }
 
 #[test]

@@ -136,6 +136,10 @@ impl EnginePlan<'_> {
                 max_prompt_bytes: parameters.max_prompt_bytes,
             },
             strict: parameters.strict_parameters,
+            timeout: match parameters.request_timeout_ms {
+                0 => None,
+                ms => Some(Duration::from_millis(ms.into())),
+            },
             template,
             weights,
         };

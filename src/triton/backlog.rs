@@ -4,12 +4,12 @@
 //! responses long. While the thread does something else (a model loads on one, a large body is parsed), the
 //! socket fills, and what does not fit is lost without a word. Nothing of Triton's API tells of it, but the
 //! process can ask its own sockets: the one that grows as a response is sent is that stream's. Used by the
-//! delivery thread alone. Reads the sockets of others and never changes them.
+//! delivery thread alone.
 
-use std::fs;
 use std::io;
-use std::mem::size_of;
 use std::time::{Duration, Instant};
+
+use super::sockets::{is_stream_of, open_files, option, queued};
 
 /// The part of a socket's room that streams known to use it may fill.
 const SHARE: f64 = 0.25;
@@ -145,39 +145,20 @@ impl Backlog {
 /// All stream sockets of the process that lead to itself.
 fn inner_sockets() -> io::Result<Vec<Socket>> {
     let mut sockets = Vec::new();
-    for entry in fs::read_dir("/proc/self/fd")? {
-        let name = entry?.file_name();
-        let Some(fd) = name.to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let is_stream = option(fd, libc::SO_DOMAIN) == Some(libc::AF_UNIX)
-            && option(fd, libc::SO_TYPE) == Some(libc::SOCK_STREAM);
-        if !is_stream || !leads_to_ourselves(fd) || queued(fd).is_none() {
+    for fd in open_files()? {
+        if !is_stream_of(fd, libc::AF_UNIX) || !leads_to_ourselves(fd) || queued(fd).is_none() {
             continue;
         }
-        let room = option(fd, libc::SO_SNDBUF).and_then(|bytes| u32::try_from(bytes).ok());
-        if let Some(room) = room.filter(|&room| room > 0) {
-            sockets.push(Socket {
-                fd,
-                room,
-                is_used: false,
-                before: 0,
-            });
-        }
+        let room = option::<libc::c_int>(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, 0);
+        let room = room.and_then(|bytes| u32::try_from(bytes).ok());
+        sockets.extend(room.filter(|&room| room > 0).map(|room| Socket {
+            fd,
+            room,
+            is_used: false,
+            before: 0,
+        }));
     }
     Ok(sockets)
-}
-
-/// Bytes that were sent into a socket and not read yet, with what the kernel needs beside them.
-fn queued(fd: i32) -> Option<u32> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: the call writes one int, to a live one; where `fd` is closed or no socket, it fails.
-    let status = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) };
-    (status == 0).then(|| u32::try_from(bytes).unwrap_or(0))
-}
-
-fn option(fd: i32, name: libc::c_int) -> Option<libc::c_int> {
-    get_option::<libc::c_int>(fd, name, 0)
 }
 
 fn leads_to_ourselves(fd: i32) -> bool {
@@ -186,28 +167,13 @@ fn leads_to_ourselves(fd: i32) -> bool {
         uid: 0,
         gid: 0,
     };
-    let peer = get_option(fd, libc::SO_PEERCRED, nobody);
+    let peer = option(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, nobody);
     peer.is_some_and(|peer| u32::try_from(peer.pid) == Ok(std::process::id()))
-}
-
-/// An option of a socket, of a type for which all bytes are values; `None` where `fd` is no socket.
-fn get_option<T: Copy>(fd: i32, name: libc::c_int, mut value: T) -> Option<T> {
-    let mut size = libc::socklen_t::try_from(size_of::<T>()).ok()?;
-    // SAFETY: the call writes at most `size` bytes, the size of `value`, which may hold any.
-    let status = unsafe {
-        libc::getsockopt(
-            fd,
-            libc::SOL_SOCKET,
-            name,
-            (&raw mut value).cast(),
-            &raw mut size,
-        )
-    };
-    (status == 0).then_some(value)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;

@@ -9,12 +9,14 @@ mod copies;
 mod error;
 mod exit;
 mod guard;
+mod hangups;
 mod log;
 mod memory;
 mod model;
 mod request;
 mod response;
 mod shutdown;
+mod sockets;
 
 pub(crate) use api::{
     TRITONBACKEND_Backend, TRITONBACKEND_BackendAttribute, TRITONBACKEND_Model,
@@ -25,6 +27,7 @@ pub(crate) use clock::now_ns;
 pub(crate) use error::{Code, Error};
 pub(crate) use exit::{stop_at_exit, while_running};
 pub(crate) use guard::{guard, panic_text};
+pub(crate) use hangups::Hangups;
 pub(crate) use model::{Attached, Backend, Instance, InstanceKind, Model, prefer_instances};
 pub(crate) use request::Request;
 pub(crate) use response::{Responder, Times};

@@ -6,6 +6,7 @@
 
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::api::{
     TRITONBACKEND_Response, TRITONBACKEND_ResponseFactory, TRITONSERVER_MEMORY_CPU,
@@ -141,6 +142,7 @@ pub(crate) struct Responder {
     n_dims: u32,
     /// One that could not be filled, and why: the error at the end of the stream goes in it.
     unfilled: Option<(Response, Error)>,
+    arrived: Instant,
     _in_flight: InFlight,
 }
 
@@ -164,6 +166,7 @@ impl Responder {
             instance,
             n_dims,
             unfilled: None,
+            arrived: Instant::now(),
             _in_flight: InFlight::begin(),
         })
     }
@@ -172,6 +175,11 @@ impl Responder {
         self.request
             .as_ref()
             .expect("the request is released at the end of its stream")
+    }
+
+    /// When Triton handed the request over.
+    pub(crate) fn arrived(&self) -> Instant {
+        self.arrived
     }
 
     /// Makes a probe that says whether the client has gone away.

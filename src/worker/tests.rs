@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Sender, bounded};
 
 use super::*;
-use crate::delivery::{Delivery, Wire};
+use crate::delivery::{Arrival, Delivery, Wire};
 use crate::engine::{Limits, Sharing, Token};
 use crate::permit::Permit;
 use crate::protocol::SamplingParams;
@@ -135,6 +135,8 @@ struct Bench {
     open: Arc<Mutex<BTreeSet<SequenceId>>>,
     n_in_flight: Arc<AtomicUsize>,
     n_jobs: u64,
+    /// Of the requests to come.
+    timeout: Option<Duration>,
 }
 
 /// A request and the record of its wire.
@@ -209,6 +211,7 @@ impl Bench {
             open,
             n_in_flight: Arc::default(),
             n_jobs: 0,
+            timeout: None,
         }
     }
 
@@ -229,6 +232,10 @@ impl Bench {
             Box::new(wire),
             Box::new(move || cancelled.load(Ordering::Acquire)),
             Some(1),
+            Arrival {
+                at: Instant::now(),
+                timeout: self.timeout,
+            },
             format!("request {}", id.0),
             Permit::take(&self.n_in_flight, 100).expect("few requests"),
         );
@@ -361,6 +368,23 @@ fn cancelled_requests_leave_whether_they_run_or_wait() {
     assert!(running[0].is_running() && running[2].is_running());
     wait_until(|| bench.n_in_flight.load(Ordering::Acquire) == 3);
     for stream in [&running[0], &running[2], &running[3]] {
+        stream.is_cancelled.store(true, Ordering::Release);
+    }
+    bench.stop();
+}
+
+#[test]
+fn a_request_that_takes_too_long_ends_whether_it_runs_or_waits() {
+    let mut bench = Bench::start(|_| Do::Sample);
+    let patient: Vec<_> = (0..3).map(|_| bench.submit(ENDLESS)).collect();
+    bench.timeout = Some(Duration::from_millis(50));
+    let hasty = [bench.submit(ENDLESS), bench.submit(ENDLESS)];
+    let text = "the request took longer than 'request_timeout_ms' = 50";
+    for stream in &hasty {
+        assert_eq!(stream.end(), failed(Code::Unavailable, text));
+    }
+    for stream in &patient {
+        assert!(stream.is_running());
         stream.is_cancelled.store(true, Ordering::Release);
     }
     bench.stop();

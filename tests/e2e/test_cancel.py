@@ -90,7 +90,6 @@ def http_close_in_decode(server):
 
 
 def http_close_in_prefill(server):
-    # Triton notices it at the first write, so this prompt is read to its end.
     stream = server.open_stream("word " * 500, **LONG)
     time.sleep(0.02)
     stream.close()
@@ -162,6 +161,43 @@ def test_grpc_cancel_while_queued(start):
     holder.close()
     wait_for_failures(server, 2)
     wait_for_free_slots(server, n=1)
+
+
+def test_a_client_that_leaves_during_a_long_prompt(start):
+    """Over HTTP too it is noticed while the prompt is read, and nobody else sees anything of it."""
+    server = start(config(n_parallel=2, n_ctx=65536, target_itl_ms=200))
+    words = 12_000
+    with server.open_stream("other " * words, **LONG) as stream:
+        assert stream.next()["content"]
+        whole = stream.answer.times[0] - stream.answer.sent
+    wait_for_failures(server, 1)
+    left = server.open_stream("word " * words, **LONG)
+    time.sleep(0.3)
+    # Its prompt is read all the while, too.
+    patient = server.open_stream("thing " * words, temperature=0, max_tokens=5)
+    time.sleep(2)
+    closed = time.monotonic()
+    left.close()
+    wait_for_failures(server, 2, timeout=whole)
+    noticed = time.monotonic() - closed
+    assert noticed < whole / 2 and noticed < 2, f"after {noticed} s; a prompt takes {whole} s"
+    answer = patient.read()
+    patient.close()
+    assert answer.whole() and all(answer.chunks), answer.messages
+
+
+def test_request_timeout(start):
+    """A request ends when its time is over, streaming or not, and whether its client is there or not."""
+    server = start(config(n_parallel=1, n_ctx=16384, request_timeout_ms=700))
+    reason = "the request took longer than 'request_timeout_ms' = 700"
+    answer = server.stream("Count to 200", **LONG)
+    assert reason in answer.error and answer.chunks and answer.messages[-1] == {"type": "error", "content": reason}
+    assert server.generate("Count to 200", **LONG)[0] == 503
+    left = server.open_stream("Count to 200", **LONG, streaming=False)
+    time.sleep(0.1)
+    left.close()
+    wait_for_failures(server, 3)
+    assert server.good_answer()
 
 
 def test_many_leavers(server):

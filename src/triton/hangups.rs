@@ -1,0 +1,102 @@
+//! Clients over HTTP that hung up while they waited for an answer.
+//!
+//! Triton's HTTP front end does not look at a connection while its request runs: that a client is gone it
+//! notices at the next write, and until then says nothing. The kernel knows, and can be asked for the process's
+//! own connections; which request a connection belongs to it cannot say, but when its client last sent something.
+//! Used by the delivery thread.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use super::sockets::{is_stream_of, open_files, option};
+
+/// States of a connection in which the other side sends nothing more: closed by it, or reset.
+const CLOSE_WAIT: u8 = 8;
+const CLOSE: u8 = 7;
+
+/// Looks for connections that were closed by their clients.
+#[derive(Default)]
+pub(crate) struct Hangups {
+    /// Those seen before: an address of the kernel's that no other open file has.
+    known: HashSet<u64>,
+}
+
+impl Hangups {
+    /// When the clients that hung up since the last look had sent their last bytes.
+    ///
+    /// Nothing where the process cannot list its open files.
+    pub(crate) fn look(&mut self) -> Vec<Instant> {
+        let now = Instant::now();
+        let mut seen = HashSet::new();
+        let mut found = Vec::new();
+        for fd in open_files().unwrap_or_default() {
+            if !is_stream_of(fd, libc::AF_INET) && !is_stream_of(fd, libc::AF_INET6) {
+                continue;
+            }
+            if let (Some(silent), Some(id)) = (silence_of_closed(fd), inode(fd)) {
+                if !self.known.contains(&id) {
+                    found.extend(now.checked_sub(silent));
+                }
+                seen.insert(id);
+            }
+        }
+        self.known = seen;
+        found
+    }
+}
+
+/// For how long nothing has come over a connection that its client closed.
+fn silence_of_closed(fd: i32) -> Option<Duration> {
+    // SAFETY: it is a struct of numbers, for which zeros are values.
+    let empty: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let info = option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, empty)?;
+    let is_closed = matches!(info.tcpi_state, CLOSE_WAIT | CLOSE);
+    is_closed.then(|| Duration::from_millis(info.tcpi_last_data_recv.into()))
+}
+
+fn inode(fd: i32) -> Option<u64> {
+    // SAFETY: it is a struct of numbers, for which zeros are values; the call writes one, to a live one.
+    unsafe {
+        let mut status: libc::stat = std::mem::zeroed();
+        (libc::fstat(fd, &raw mut status) == 0).then_some(status.st_ino)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_hangs_up_is_seen_once_with_the_time_of_its_request() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let connect = || {
+            let mut client = TcpStream::connect(address).expect("a listener");
+            let (mut server, _) = listener.accept().expect("a client");
+            client.write_all(b"x").expect("an open connection");
+            server.read_exact(&mut [0]).expect("a byte");
+            (client, server)
+        };
+        let (client, _server) = connect();
+        let asked = Instant::now();
+        let (_patient, _other) = connect();
+        let mut hangups = Hangups::default();
+        hangups.look();
+        thread::sleep(Duration::from_millis(300));
+        drop(client);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // Other tests have connections of their own.
+        let is_ours = |at: &Instant| {
+            at.max(&asked).duration_since(*at.min(&asked)) < Duration::from_millis(100)
+        };
+        while !hangups.look().iter().any(is_ours) {
+            assert!(Instant::now() < deadline, "nobody hung up");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!hangups.look().iter().any(is_ours));
+    }
+}
