@@ -19,6 +19,7 @@ mod tests;
 mod unsent;
 
 use std::mem;
+use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -48,8 +49,10 @@ const WATCH: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 
 /// How often it is looked for clients that hung up while they wait for their first response.
 const LOOK_FOR_HANGUPS: Duration = Duration::from_millis(250);
-/// How long after its last bytes, and how long before them by inaccurate clocks, a request is handed to us.
-const ON_ITS_WAY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// How long after its last bytes a request is handed to us at most.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+/// How well it is known when a client sent something, and which of two requests came of it.
+const ACCURACY: Duration = Duration::from_millis(20);
 
 /// One request's way back to its client: Triton's, or a test's.
 ///
@@ -248,18 +251,13 @@ impl Outbox {
         self.streaming && !self.lock().has_sent
     }
 
-    /// Sends a response without a text where the client may have hung up, as Triton notices that at a write.
+    /// Sends a response without a text as the client may have hung up: Triton notices that at a write.
     ///
-    /// Only while nothing was sent: later it notices by itself. Where there is to be one response, none can be
-    /// spared. `asked` is when some client had sent the last of a request.
-    fn doubt(self: &Arc<Self>, asked: Instant) {
-        let (before, after) = ON_ITS_WAY;
-        let arrived = self.arrival.at;
-        if !self.streaming || arrived + before < asked || arrived > asked + after {
-            return;
-        }
+    /// Only while nothing was sent, as later it notices by itself. Where there is to be one response, none can be
+    /// spared.
+    fn doubt(self: &Arc<Self>) {
         let mut pending = self.lock();
-        if !pending.has_sent && pending.end.is_none() {
+        if self.streaming && !pending.has_sent && pending.end.is_none() {
             pending.is_doubted = true;
             self.enqueue(&mut pending);
         }
@@ -425,9 +423,13 @@ fn deliver_all(queue: &Queue, is_stopping: impl Fn() -> bool) {
                 if is_time {
                     looked_for_hangups = now;
                 }
+                let doubted: Vec<_> = asked.iter().map(|&asked| came_of(asked, &open)).collect();
                 for outbox in open {
                     guarded(outbox, |outbox| {
-                        asked.iter().for_each(|&asked| outbox.doubt(asked));
+                        let at = outbox.arrival.at;
+                        if doubted.iter().flatten().any(|came| came.contains(&at)) {
+                            outbox.doubt();
+                        }
                         if is_stopping {
                             outbox.finish_if_gone();
                         }
@@ -449,6 +451,14 @@ fn deliver_all(queue: &Queue, is_stopping: impl Fn() -> bool) {
         let _running = while_running();
         guarded(outbox, |outbox| outbox.deliver(&mut backlog));
     }
+}
+
+/// When the request arrived that a client sent the last bytes of at some time: the first one from then on, if there
+/// is one. What arrived at the same time may be it as well.
+fn came_of(asked: Instant, open: &[Arc<Outbox>]) -> Option<RangeInclusive<Instant>> {
+    let arrivals = open.iter().map(|outbox| outbox.arrival.at);
+    let possible = arrivals.filter(|&at| at + ACCURACY >= asked && at <= asked + ON_ITS_WAY);
+    possible.min().map(|first| first..=first + ACCURACY)
 }
 
 /// Does one thing with an outbox and lets go of it, whatever panics.

@@ -59,6 +59,10 @@ fn the_model_file_has_one_name() {
     };
     check("", None, Ok(None));
     check("a.gguf", None, Ok(Some("a.gguf")));
+    // What Triton fills in where the model's name names the backend.
+    check("model.llm", None, Ok(None));
+    check("model.llm", Some("b.gguf"), Ok(Some("b.gguf")));
+    check("model.gguf", None, Ok(Some("model.gguf")));
     check("", Some("b.gguf"), Ok(Some("b.gguf")));
     let text = "default_model_filename and the config parameter 'model_path' both name the model's \
                 file: give one of them";

@@ -80,7 +80,7 @@ pub fn parse(
     let instance_groups = raw.instance_groups()?;
     let n_instances = raw::n_instances(&instance_groups);
     let parameters = Parameters::read(&raw.parameters)?;
-    let model_file = model_file(&parameters, &raw.default_model_filename)?;
+    let model_file = model_file(&parameters, raw.default_model_filename())?;
     let config = ModelConfig {
         max_batch_size: raw.max_batch_size()?,
         decoupled: raw.is_decoupled(),
@@ -95,16 +95,16 @@ pub fn parse(
 
 fn model_file(
     parameters: &Parameters,
-    default_model_filename: &str,
+    default_model_filename: Option<&str>,
 ) -> Result<Option<ModelFileName>, ConfigError> {
-    let named = |path: &str, field| ModelFileName {
+    let (path, field) = match (parameters.model_path.as_deref(), default_model_filename) {
+        (Some(_), Some(_)) => return Err(ConfigError::TwoModelFiles),
+        (Some(path), None) => (path, "config parameter 'model_path'"),
+        (None, Some(name)) => (name, "default_model_filename"),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(ModelFileName {
         path: path.to_owned(),
         field,
-    };
-    match (&parameters.model_path, default_model_filename) {
-        (Some(_), name) if !name.is_empty() => Err(ConfigError::TwoModelFiles),
-        (Some(path), _) => Ok(Some(named(path, "config parameter 'model_path'"))),
-        (None, "") => Ok(None),
-        (None, name) => Ok(Some(named(name, "default_model_filename"))),
-    }
+    }))
 }

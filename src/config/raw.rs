@@ -23,7 +23,8 @@ pub(crate) struct RawConfig {
     instance_group: Vec<RawGroup>,
     pub(crate) model_transaction_policy: Option<RawPolicy>,
     pub(crate) parameters: BTreeMap<String, RawParameter>,
-    pub(crate) default_model_filename: String,
+    backend: String,
+    default_model_filename: String,
     /// Notes for the log on fields that nobody knows.
     #[serde(skip)]
     pub(crate) notes: Vec<String>,
@@ -105,6 +106,17 @@ impl RawConfig {
             true => Err(ConfigError::AllPassive),
             false => Ok(groups),
         }
+    }
+
+    /// The model's file as Triton's own field names it, if somebody wrote that.
+    pub(crate) fn default_model_filename(&self) -> Option<&str> {
+        // Triton fills this in where it finds the backend by the model's name.
+        let filled_in = self
+            .default_model_filename
+            .strip_prefix("model.")
+            .is_some_and(|ending| ending == self.backend);
+        let name = self.default_model_filename.as_str();
+        (!name.is_empty() && !filled_in).then_some(name)
     }
 
     pub(crate) fn is_decoupled(&self) -> bool {

@@ -472,12 +472,14 @@ fn a_silent_stream_gets_a_response_without_a_text_where_its_client_may_be_gone()
     let delivery = start();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let earlier = Stream::new(&delivery, true, Fault::None);
-    thread::sleep(ON_ITS_WAY.0 * 5);
+    thread::sleep(ACCURACY * 5);
     let address = listener.local_addr().expect("a bound socket");
     let mut client = TcpStream::connect(address).expect("a listener");
     let (_connection, _) = listener.accept().expect("a client");
     client.write_all(b"x").expect("an open connection");
     let silent = Stream::new(&delivery, true, Fault::None);
+    thread::sleep(ACCURACY * 5);
+    let later = Stream::new(&delivery, true, Fault::None);
     let speaking = Stream::new(&delivery, true, Fault::None);
     let whole = Stream::new(&delivery, false, Fault::None);
     speaking.outbox.push("a");
@@ -490,7 +492,7 @@ fn a_silent_stream_gets_a_response_without_a_text_where_its_client_may_be_gone()
     );
     drop(client);
     assert_eq!(silent.next(), chunk(""));
-    for stream in [earlier, silent, speaking, whole] {
+    for stream in [earlier, silent, later, speaking, whole] {
         stream.complete();
         assert_eq!(stream.sent(), [complete("")], "once, and only that one");
     }

@@ -309,7 +309,8 @@ def test_sampling_of_the_model_file(load, loader):
     loads(load, config(sampling_parameters=None), gguf=gguf)
     texts = {loader.stream("Tell me a story", max_tokens=30).whole() for _ in range(5)}
     assert len(texts) == 1, "top_k 1 should make temperature 5 greedy"
-    assert len({loader.stream("Tell me a story", max_tokens=30, top_k=0).whole() for _ in range(5)}) > 1
+    unfiltered = {"top_k": 0, "top_p": 1, "min_p": 0}
+    assert len({loader.stream("Tell me a story", max_tokens=30, **unfiltered).whole() for _ in range(5)}) > 1
     loader.wait_for_log(r"temperature = 5.0 \(model file\), top_k = 1 \(model file\)")
     loader.wait_for_log("general.sampling.penalty_last_n is not used")
 
