@@ -1,4 +1,5 @@
-/* The standard header, and a barrier for llama.cpp whose threads sleep.
+/* The standard header, and for llama.cpp's ggml-cpu.c products of rows that do not change with the number of
+ * rows (triton_llm_products.h), and a barrier whose threads sleep.
  *
  * The compiler finds this file before its own: .cargo/config.toml puts the folder
  * in front of its path. Only llama.cpp's C code sees more than the standard header.
@@ -16,6 +17,11 @@
  * otherwise gets its own loop back; tests/cores.rs notices.
  */
 #include_next <stdatomic.h>
+
+#if defined(GGML_SCHED_MAX_COPIES) && defined(GGML_VEC_DOT_UNROLL) && !defined(TRITON_LLM_PRODUCTS)
+#define TRITON_LLM_PRODUCTS
+#include "triton_llm_products.h"
+#endif
 
 #if defined(__linux__) && defined(GGML_SCHED_MAX_COPIES) && !defined(TRITON_LLM_BARRIER)
 #define TRITON_LLM_BARRIER

@@ -1,10 +1,15 @@
 """The text is right: byte for byte what the training script computed, alone and in company."""
 
 import json
+import sys
 
 import pytest
-from repository import config
+from repository import config, make_model
+from server import ROOT
 from streams import GrpcStreams, grpc_answer
+
+sys.path.append(str(ROOT / "benches"))
+from random_model import SHAPES, write  # noqa: E402
 
 
 def name_of(case):
@@ -210,6 +215,16 @@ def test_one_seed_one_text(demo):
 def test_one_seed_one_text_where_every_slot_has_its_own_cells(start, flash_attn):
     server = start(config(kv_unified="false", n_ctx=16 * 512, flash_attn=flash_attn))
     assert seeds_that_differ(server, range(15), temperature=5.0) == []
+
+
+def test_one_seed_one_text_in_mixed_kinds_of_weights(start, repository, tmp_path):
+    """As people's files are: most weights in Q4_K, some in Q6_K, computed for one row and for many in different code."""
+    gguf = tmp_path / "random.gguf"
+    write(gguf, "Q4_K_M", SHAPES["tiny"])
+    make_model(repository, config(n_ctx=4096), gguf=gguf)
+    server = start()
+    assert seeds_that_differ(server, range(10), temperature=1.0) == []
+    assert len({server.stream("Say", seed=seed, temperature=1.0, max_tokens=20).whole() for seed in range(5)}) > 1
 
 
 @pytest.mark.parametrize(

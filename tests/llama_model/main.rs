@@ -10,6 +10,7 @@ mod kinds;
 mod leases;
 mod mutants;
 mod mutate;
+mod rows;
 mod running;
 mod seeds;
 mod sharing;
