@@ -12,6 +12,8 @@ SERVER_WHEEL="nvidia-pytriton==0.7.0" # carries tritonserver 2.51.0
 # Older stock servers that the tests also load the backend into: 2.41.0 and 2.44.0.
 OLDER_SERVER_WHEELS=("nvidia-pytriton==0.5.0" "nvidia-pytriton==0.5.5")
 REQUIREMENTS="$ROOT/tests/e2e/requirements.txt"
+TEMPLATES="$ROOT/tests/templates/requirements.txt"
+REAL_MODEL="$ROOT/tests/e2e/model.requirements.txt"
 
 # CUDA 13.0 as NVIDIA's wheels have it: the compiler, the headers, and what is linked against.
 CUDA_WHEELS=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88
@@ -169,6 +171,35 @@ fetch_server() {
   [[ -z "$missing" ]] || die "$program needs libraries that this system lacks: $missing"
 }
 
+# llama.cpp's chat templates, of which its crate has none; the rest of the package is dropped again.
+lay_out_templates() {
+  local folder="$BUILD/templates"
+  rm -rf "$folder"
+  pip download --no-deps --no-binary llama-cpp-python --require-hashes -d "$folder/package" -r "$TEMPLATES"
+  tar -xzf "$folder"/package/*.tar.gz -C "$folder" --strip-components=5 \
+    --wildcards '*/vendor/llama.cpp/models/templates/*.jinja'
+  rm -r "$folder/package"
+  cp "$TEMPLATES" "$folder/requirements.txt"
+}
+
+fetch_templates() {
+  cmp -s "$TEMPLATES" "$BUILD/templates/requirements.txt" && return 0
+  run_step setup-templates.log "Fetching llama.cpp's chat templates for the tests (77 MB)" lay_out_templates
+}
+
+# A small real model; nothing else of its package is used, so nothing is that the package needs.
+lay_out_real_model() {
+  local folder="$BUILD/real_model"
+  rm -rf "$folder"
+  pip install --no-deps --no-compile --require-hashes --target "$folder" -r "$REAL_MODEL"
+  cp "$REAL_MODEL" "$folder/requirements.txt"
+}
+
+fetch_real_model() {
+  cmp -s "$REAL_MODEL" "$BUILD/real_model/requirements.txt" && return 0
+  run_step setup-model.log "Fetching SmolLM2-135M-Instruct for the tests (93 MB)" lay_out_real_model
+}
+
 fetch_test_requirements() {
   local stamp="$VENV/.requirements" wheels=("${OLDER_SERVER_WHEELS[@]}") wheel folder
   make_venv
@@ -225,5 +256,9 @@ install_rust
 if ((with_tests)); then install_components; fi
 if ((with_aarch64)); then install_target; fi
 fetch_server
-if ((with_tests)); then fetch_test_requirements; fi
+if ((with_tests)); then
+  fetch_test_requirements
+  fetch_templates
+  fetch_real_model
+fi
 if ((with_cuda)); then fetch_cuda; fi

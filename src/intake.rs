@@ -280,7 +280,10 @@ impl Reading {
         let raw = responder.request().read(self.limits.max_prompt_bytes)?;
         let request = protocol::parse(raw, &self.defaults, &self.limits, self.strict)?;
         let Prompt::Messages(messages) = request.prompt;
-        let prompt = self.tokens(&self.template.render(&messages)?)?;
+        let text = self
+            .template
+            .render_with(&messages, &request.template_kwargs)?;
+        let prompt = self.tokens(&text)?;
         if is_cancelled() {
             return Err(Refusal::Cancelled);
         }

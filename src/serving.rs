@@ -6,6 +6,7 @@
 mod demand;
 mod fit;
 mod start;
+mod template;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;

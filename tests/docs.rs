@@ -66,6 +66,7 @@ fn request_parameters_are_documented() {
 fn defaults<T>(table: &Table<T>) -> serde_json::Map<String, serde_json::Value> {
     let described = [
         "stop",
+        "enable_thinking",
         "model_path",
         "chat_template",
         "chat_template_file",

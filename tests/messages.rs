@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use triton_llm::protocol::{
-    ParamValue, Prompt, RawRequest, RequestDefaults, RequestLimits, Role, defaults, parse,
+    Content, GenerateRequest, ParamValue, Prompt, RawRequest, RequestDefaults, RequestLimits, Role,
+    defaults, parse,
 };
 
 const LIMITS: RequestLimits = RequestLimits {
@@ -19,7 +20,7 @@ fn read(elements: Option<Vec<Vec<u8>>>) -> Result<Vec<(Role, String)>, String> {
     let Prompt::Messages(messages) = request.map_err(|error| error.to_string())?.prompt;
     Ok(messages
         .into_iter()
-        .map(|message| (message.role, message.content))
+        .map(|message| (message.role, message.content.text().into_owned()))
         .collect())
 }
 
@@ -41,11 +42,11 @@ fn messages_are_read() {
             &[(System, "S"), (User, "U"), (Assistant, "A"), (Tool, "42")],
         ),
         (
-            r#"[{"role":"user","name":"bob","content":"x","extra":{"deep":[[1]]}}]"#,
+            r#"[{"role":"user","name":null,"tool_calls":[],"content":"x","extra":{"deep":[[1]]}}]"#,
             &[(User, "x")],
         ),
         (
-            r#"[{"role":"assistant","content":null,"tool_calls":[{}]}]"#,
+            r#"[{"role":"assistant","content":null,"tool_calls":[{"function":{"name":"f"}}]}]"#,
             &[(Assistant, "")],
         ),
         (r#"[{"role":"assistant"}]"#, &[(Assistant, "")]),
@@ -186,6 +187,37 @@ fn bad_messages_are_named() {
             r#"[{"role":"user","content":[{"type":"text"}]}]"#,
             "text_input[0].content[0].text is missing: must be a string".to_owned(),
         ),
+        (
+            r#"[{"role":"user","content":"x","name":7}]"#,
+            "text_input[0].name is a number: must be a string".to_owned(),
+        ),
+        (
+            r#"[{"role":"assistant","reasoning_content":[]}]"#,
+            "text_input[0].reasoning_content is a list: must be a string".to_owned(),
+        ),
+        (
+            r#"[{"role":"assistant","tool_calls":{}}]"#,
+            "text_input[0].tool_calls is an object: must be a list of calls".to_owned(),
+        ),
+        (
+            r#"[{"role":"assistant","tool_calls":[{"function":{"name":"f"}},7]}]"#,
+            "text_input[0].tool_calls[1] is a number: must be an object with 'function'".to_owned(),
+        ),
+        (
+            r#"[{"role":"assistant","tool_calls":[{}]}]"#,
+            "text_input[0].tool_calls[0].function is missing: must be an object with 'name'"
+                .to_owned(),
+        ),
+        (
+            r#"[{"role":"assistant","tool_calls":[{"function":{"name":null}}]}]"#,
+            "text_input[0].tool_calls[0].function.name is null: must be a string".to_owned(),
+        ),
+        (
+            r#"[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":7}}]}]"#,
+            "text_input[0].tool_calls[0].function.arguments is a number: \
+             must be an object, or a string with one"
+                .to_owned(),
+        ),
     ];
     for (json, expected) in cases {
         assert_eq!(text(json), Err(expected), "{json}");
@@ -265,18 +297,77 @@ fn elements_are_one_text_in_utf8() {
     }
 }
 
-#[test]
-fn messages_serialise_as_templates_expect() {
+fn request(text_input: &str) -> GenerateRequest {
     let raw = RawRequest {
-        text_input: Some(vec![
-            br#"[{"role":"assistant","content":"x","name":"n"}]"#.to_vec(),
-        ]),
+        text_input: Some(vec![text_input.as_bytes().to_vec()]),
         ..RawRequest::default()
     };
-    let request = parse(raw, &RequestDefaults::default(), &LIMITS, true).expect("is valid");
-    let Prompt::Messages(messages) = &request.prompt;
-    let json = serde_json::to_string(messages).expect("messages serialise");
-    assert_eq!(json, r#"[{"role":"assistant","content":"x"}]"#);
+    let request = parse(raw, &RequestDefaults::default(), &LIMITS, true);
+    request.unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn what_templates_read_of_a_message_is_kept() {
+    let json = r#"[{"role":"assistant","name":"n","reasoning":"hm","content":[{"type":"text","text":"a"}],
+        "tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{\"b\":1,\"a\":[2]}"}},
+        {"function":{"arguments":{"x":1},"name":"g"}},{"function":{"name":"h","arguments":"no JSON"}}]},
+        {"role":"tool","tool_call_id":"c","content":"42"}]"#;
+    let Prompt::Messages(messages) = request(json).prompt;
+    let [assistant, tool] = &messages[..] else {
+        panic!("{messages:?}");
+    };
+    assert_eq!(assistant.name.as_deref(), Some("n"));
+    assert_eq!(assistant.reasoning.as_deref(), Some("hm"));
+    assert_eq!(assistant.content, Content::Parts(vec!["a".to_owned()]));
+    assert_eq!(tool.tool_call_id.as_deref(), Some("c"));
+    let calls: Vec<_> = assistant
+        .tool_calls
+        .iter()
+        .map(|call| {
+            (
+                serde_json::json!(call.call).to_string(),
+                call.arguments.as_deref(),
+            )
+        })
+        .collect();
+    // In the order in which the client wrote the keys.
+    let expected = [
+        (
+            r#"{"id":"c","type":"function","function":{"name":"f","arguments":{"b":1,"a":[2]}}}"#,
+            Some(r#"{"b":1,"a":[2]}"#),
+        ),
+        (r#"{"function":{"arguments":{"x":1},"name":"g"}}"#, None),
+        (
+            r#"{"function":{"name":"h","arguments":"no JSON"}}"#,
+            Some("no JSON"),
+        ),
+    ];
+    assert_eq!(calls, expected.map(|(call, text)| (call.to_owned(), text)));
+}
+
+#[test]
+fn json_within_texts_has_the_limits_of_json() {
+    let call = |arguments: &str| {
+        let arguments = serde_json::Value::from(arguments);
+        format!(
+            r#"{{"role":"assistant","tool_calls":[{{"function":{{"name":"f","arguments":{arguments}}}}}]}}"#
+        )
+    };
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(64), "]".repeat(64));
+    let wide = format!("{{\"a\":[{}0]}}", "0,".repeat(60_000));
+    for (json, expected) in [
+        (
+            format!("[{}]", call(&deep)),
+            "text_input[0].tool_calls[0].function.arguments: JSON is nested deeper than 64 levels at byte 68",
+        ),
+        (
+            format!("[{},{}]", call(&wide), call(&wide)),
+            "text_input[1].tool_calls[0].function.arguments: JSON has more than 100000 values at byte 120009",
+        ),
+    ] {
+        assert_eq!(text(&json), Err(expected.to_owned()));
+    }
+    assert!(text(&format!("[{}]", call(&wide))).is_ok());
 }
 
 /// Pieces that make structured garbage likelier than random bytes do.
@@ -297,6 +388,9 @@ fn garbage() -> impl Strategy<Value = Vec<u8>> {
         "\"text\"",
         "\"stop\"",
         "\"seed\"",
+        "\"tool_calls\"",
+        "\"function\"",
+        "\"chat_template_kwargs\"",
         "\"top_p\"",
         "null",
         "-1",
@@ -331,6 +425,8 @@ fn name() -> impl Strategy<Value = String> {
         "top_k",
         "top_p",
         "seed",
+        "chat_template_kwargs",
+        "enable_thinking",
         "stop",
         "max_tokens",
         "min_tokens",

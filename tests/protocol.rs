@@ -541,7 +541,7 @@ fn unknown_names_get_the_nearest_one() {
                  xtc_probability, xtc_threshold, mirostat, mirostat_tau, mirostat_eta, \
                  dry_multiplier, dry_base, dry_allowed_length, dry_penalty_last_n, \
                  dry_sequence_breakers, repetition_penalty, presence_penalty, frequency_penalty, seed, stop, bad_words, n, ignore_eos, \
-                 min_tokens, streaming";
+                 min_tokens, chat_template_kwargs, enable_thinking, streaming, stream_interval";
     let long = "x".repeat(1 << 20);
     let cut = format!("unknown parameter '{}…': {known}", "x".repeat(64));
     for (name, expected) in [
@@ -629,6 +629,59 @@ fn the_stronger_source_wins() {
     assert_eq!(read(&raw), (Some(2), "i".to_owned(), Some(20)));
     raw.parameters = with(&[("seed", I(3)), ("stop", s("p")), ("n_predict", I(-1))]).parameters;
     assert_eq!(read(&raw), (Some(3), "p".to_owned(), None));
+}
+
+#[test]
+fn variables_of_the_template_are_joined_key_by_key() {
+    let defaults = defaults(
+        &[],
+        r#"{"chat_template_kwargs":{"a":1,"b":1,"enable_thinking":true}}"#,
+    );
+    let defaults = defaults.expect("in range").settings;
+    let mut raw = hello();
+    let read = |raw: &RawRequest| {
+        let request = parse(raw.clone(), &defaults, &LIMITS, true).expect("in range");
+        serde_json::json!(request.template_kwargs).to_string()
+    };
+    assert_eq!(read(&raw), r#"{"a":1,"b":1,"enable_thinking":true}"#);
+    raw.sampling_parameters = bytes(r#"{"chat_template_kwargs":{"b":2,"c":{"d":[null]}}}"#);
+    let joined = r#"{"a":1,"b":2,"enable_thinking":true,"c":{"d":[null]}}"#;
+    assert_eq!(read(&raw), joined);
+    raw.parameters = with(&[
+        ("chat_template_kwargs", s(r#"{"a": 3}"#)),
+        ("enable_thinking", B(false)),
+    ])
+    .parameters;
+    let joined = r#"{"a":3,"b":2,"enable_thinking":false,"c":{"d":[null]}}"#;
+    assert_eq!(read(&raw), joined);
+}
+
+#[test]
+fn variables_of_the_template_are_an_object_within_limits() {
+    let must =
+        "must be a JSON object of at most 65536 bytes without the keys messages, tools, documents";
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(64), "]".repeat(64));
+    let long = format!("{{\"a\":\"{}\"}}", "x".repeat(65_536));
+    for (value, shown) in [
+        (I(1), "1"),
+        (B(true), "true"),
+        (s("x"), "\"x\""),
+        (s("[]"), "\"[]\""),
+        (s("{\"a\":"), "\"{\\\"a\\\":\""),
+        (s(r#"{"a":1,"messages":[]}"#), "an object with 'messages'"),
+        (s(r#"{"tools":[]}"#), "an object with 'tools'"),
+        (s(r#"{"documents":[]}"#), "an object with 'documents'"),
+    ] {
+        let error = read(with(&[("chat_template_kwargs", value)])).expect_err(shown);
+        let expected = format!("parameter 'chat_template_kwargs' = {shown}: {must}");
+        assert_eq!(error, expected);
+    }
+    for text in [deep, long] {
+        let error = read(with(&[("chat_template_kwargs", s(&text))])).expect_err("too much");
+        assert!(error.ends_with(must) && error.len() < 400, "{error}");
+    }
+    let in_json = read(with_json(r#"{"chat_template_kwargs":{"tools":null}}"#));
+    assert!(in_json.is_err_and(|error| error.contains("an object with 'tools'")));
 }
 
 #[test]
@@ -772,7 +825,7 @@ fn the_seeds_own_request() {
     let Prompt::Messages(messages) = &request.prompt;
     assert_eq!(messages.len(), 1);
     assert_eq!(
-        (messages[0].role, messages[0].content.as_str()),
+        (messages[0].role, messages[0].content.text().as_ref()),
         (Role::User, "Say hello")
     );
     assert!(request.streaming);

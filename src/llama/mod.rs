@@ -62,7 +62,7 @@ pub use model::{LoadError, Model, TokenizeError};
 pub use pool::NoThreads;
 pub use runner::{RowProblem, RunError, Runner};
 pub use sampler::{Buffers, SampleError, Sampler, SamplingThreads};
-pub use template::{CHATML, ChatTemplate, TemplateError};
+pub use template::{CHATML, CHATML_END, ChatTemplate, Finding, RAW, TemplateError};
 
 use llama_cpp_sys_2 as sys;
 use serde::{Deserialize, Serialize};

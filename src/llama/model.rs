@@ -197,7 +197,10 @@ impl Model {
             bos: text_of(vocab.bos()),
             eos: text_of(vocab.eos()),
             max_piece_bytes,
-            chat_template: chat_template.and_then(|template| template.to_string().ok()),
+            chat_template: chat_template
+                .and_then(|template| template.to_string().ok())
+                // Some converters write the key where there is none.
+                .filter(|template| !template.trim().is_empty()),
             breakers: Mutex::default(),
             leases,
             inner,
@@ -290,6 +293,12 @@ impl Model {
             tokens.pop();
         }
         Ok(tokens)
+    }
+
+    /// Whether the vocabulary has a token of just this text, which must be short.
+    pub fn is_one_token(&self, text: &str) -> bool {
+        self.tokenize(text, false, true)
+            .is_ok_and(|tokens| tokens.len() == 1)
     }
 
     /// The tokens of a text, as llama.cpp's `llama_tokenize`. Needs a stack of 64 MiB.

@@ -6,27 +6,43 @@
 //! Messages come from clients and are only data to it. Tokens are no concern here.
 
 mod budget;
+mod conversation;
 mod expressions;
 mod filters;
+mod format;
+mod json;
+mod methods;
 mod operators;
+mod probe;
+mod python;
 mod rewrite;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::fmt;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, Error, ErrorKind, context};
-use serde::Serialize;
+use minijinja::value::Value;
+use minijinja::{Environment, Error, ErrorKind};
+use serde_json::Map;
 
-use crate::protocol::{Message, Role};
+use self::conversation::Wants;
+pub use self::probe::Finding;
+use self::rewrite::Names;
+use crate::protocol::Message;
 
-/// What a model without a template of its own gets.
+/// What a model without a template of its own gets whose vocabulary has the marks of this one.
 pub const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n\
     {{ message.content }}<|im_end|>\n{% endfor %}\
     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// What any other model without one gets: the texts of the messages, a line each.
+pub const RAW: &str = "{{ messages | map(attribute='content') | join('\n') }}";
+
+/// The mark that ends a turn in [`CHATML`].
+pub const CHATML_END: &str = "<|im_end|>";
 
 /// Bytes that the source of a template may have.
 const MAX_SOURCE_BYTES: usize = 1024 * 1024;
@@ -60,6 +76,13 @@ pub enum TemplateError {
     /// The template itself refuses the messages.
     #[error("the chat template rejects these messages: {message}")]
     Rejected { message: String },
+    #[error(
+        "the chat template loses the user's text: its prompts for some conversations are without it"
+    )]
+    LosesText,
+    /// What the template calls is not there.
+    #[error("the chat template cannot render these messages: {what}")]
+    Missing { what: String },
     #[error("the chat template cannot render these messages: {detail}")]
     Render { detail: String },
     #[error("the chat template takes more than {FUEL} instructions for these messages")]
@@ -79,10 +102,14 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    names: Names,
+    wants: Wants,
 }
 
 impl ChatTemplate {
     /// Compiles a template; `bos` and `eos` are the texts of the model's tokens, or empty.
+    ///
+    /// What it wants of a conversation, [`ChatTemplate::probed`] finds out.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, TemplateError> {
         if source.len() > MAX_SOURCE_BYTES {
             return Err(TemplateError::TooLarge {
@@ -94,51 +121,79 @@ impl ChatTemplate {
         let bad = |error: Error| TemplateError::Syntax {
             detail: describe(&error),
         };
-        let source = rewrite::rewritten(&normalised(source)).map_err(bad)?;
+        let (source, names) = rewrite::rewritten(&normalised(source)).map_err(bad)?;
         environment.add_template_owned(NAME, source).map_err(bad)?;
-        let template = Self {
+        Ok(Self {
             environment,
             bos: bos.to_owned(),
             eos: eos.to_owned(),
-        };
-        template.probe()?;
-        Ok(template)
-    }
-
-    /// Renders conversations as clients send them; one that is too costly for these serves nobody.
-    fn probe(&self) -> Result<(), TemplateError> {
-        let roles = [Role::System, Role::User, Role::Assistant, Role::User];
-        for roles in [&roles[1..2], &roles[..2], &roles[1..], &roles[..]] {
-            let messages = roles.iter().map(|&role| Message {
-                role,
-                content: "Hello, how are you?".to_owned(),
-            });
-            // It may refuse messages, or lack what only some requests have.
-            let rendered = self.render(&messages.collect::<Vec<_>>());
-            if let Err(
-                error @ (TemplateError::TooSlow
-                | TemplateError::OutputTooLong { .. }
-                | TemplateError::TooMuchWork { .. }
-                | TemplateError::TooLate { .. }),
-            ) = rendered
-            {
-                return Err(error);
-            }
-        }
-        Ok(())
+            names,
+            wants: Wants::default(),
+        })
     }
 
     /// The prompt for an answer to these messages.
     pub fn render(&self, messages: &[Message]) -> Result<String, TemplateError> {
-        self.render_within(messages, MAX_TIME)
+        self.render_with(messages, &Map::new())
     }
 
-    fn render_within(
+    /// The same with more variables, which win over all but the messages.
+    pub fn render_with(
         &self,
         messages: &[Message],
+        kwargs: &Map<String, serde_json::Value>,
+    ) -> Result<String, TemplateError> {
+        self.render_as(self.wants, messages, kwargs, MAX_TIME)
+    }
+
+    /// Renders with these variables as they are, and the model's own tokens.
+    pub fn render_variables(
+        &self,
+        variables: &Map<String, serde_json::Value>,
+    ) -> Result<String, TemplateError> {
+        let given = variables.iter();
+        let given = given.map(|(name, value)| (name.as_str(), Value::from_serialize(value)));
+        self.render_values(
+            self.tokens().into_iter().chain(given).collect(),
+            0,
+            MAX_TIME,
+        )
+    }
+
+    fn tokens(&self) -> [(&str, Value); 2] {
+        [
+            ("bos_token", self.bos.as_str().into()),
+            ("eos_token", self.eos.as_str().into()),
+        ]
+    }
+
+    fn render_as(
+        &self,
+        wants: Wants,
+        messages: &[Message],
+        kwargs: &Map<String, serde_json::Value>,
         limit: Duration,
     ) -> Result<String, TemplateError> {
-        let n_bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        let n_bytes = messages.iter().map(Message::n_bytes).sum();
+        // Hugging Face passes both always, as none where there are none.
+        let mut variables = vec![
+            ("tools", wants.tools()),
+            ("documents", Value::from(())),
+            ("add_generation_prompt", true.into()),
+        ];
+        variables.extend(self.tokens());
+        let more = kwargs.iter();
+        variables.extend(more.map(|(name, value)| (name.as_str(), Value::from_serialize(value))));
+        variables.push(("messages", wants.messages(messages)));
+        self.render_values(variables.into_iter().collect(), n_bytes, limit)
+    }
+
+    fn render_values(
+        &self,
+        variables: Value,
+        n_bytes: usize,
+        limit: Duration,
+    ) -> Result<String, TemplateError> {
         let max_bytes = n_bytes.saturating_mul(2).saturating_add(MAX_EXTRA_BYTES);
         let max_work = (n_bytes as u64).saturating_mul(MAX_WORK_TIMES);
         let max_work = max_work.saturating_add(MAX_WORK_BYTES);
@@ -149,16 +204,7 @@ impl ChatTemplate {
         };
         let template = self.environment.get_template(NAME);
         let template = template.expect("`new` added the template");
-        // Hugging Face passes `tools` and `documents` always, as none where there are none.
-        let context = context! {
-            messages => messages,
-            tools => (),
-            documents => (),
-            add_generation_prompt => true,
-            bos_token => self.bos,
-            eos_token => self.eos,
-        };
-        match template.render_captured_to(context, &mut output) {
+        match template.render_captured_to(variables, &mut output) {
             Ok(_) => Ok(String::from_utf8_lossy(&output.bytes).into_owned()),
             Err(error) => Err(render_error(&error, max_bytes, max_work, limit)),
         }
@@ -182,10 +228,6 @@ fn environment() -> Environment<'static> {
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
-    environment.add_filter("tojson", tojson);
-    environment.add_filter("length", length);
-    environment.add_filter("count", length);
-    environment.add_test("iterable", is_iterable);
     environment
 }
 
@@ -260,67 +302,6 @@ fn strftime_now(format: &str) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&buffer[..n_bytes]).into_owned())
 }
 
-/// Jinja's `length`: nothing is none long.
-fn length(value: &Value) -> Result<usize, Error> {
-    if value.is_undefined() {
-        return Ok(0);
-    }
-    value.len().ok_or_else(|| {
-        let kind = value.kind();
-        Error::new(
-            ErrorKind::InvalidOperation,
-            format!("a value of type {kind} has no length"),
-        )
-    })
-}
-
-/// Jinja's `iterable`, which none is not; templates ask it before they look at `tools`.
-fn is_iterable(value: &Value) -> bool {
-    !value.is_none() && value.try_iter().is_ok()
-}
-
-/// JSON as Python's `json.dumps(value, ensure_ascii=False)` writes it.
-fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
-    let indent: Option<usize> = kwargs.get("indent")?;
-    // Other arguments of json.dumps change nothing here: keys have no other order to be sorted
-    // into, and characters are never escaped.
-    let bad = |error: serde_json::Error| {
-        Error::new(ErrorKind::BadSerialization, "tojson: no JSON value").with_source(error)
-    };
-    budget::weigh(value, if indent.is_some() { 24 } else { 8 })?;
-    let mut bytes = Vec::new();
-    match indent {
-        Some(width) => {
-            let spaces = vec![b' '; width.min(16)];
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(&spaces);
-            let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
-            value.serialize(&mut serializer).map_err(bad)?;
-        }
-        None => {
-            let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Spaced);
-            value.serialize(&mut serializer).map_err(bad)?;
-        }
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Python's separators: a space after each comma and colon.
-struct Spaced;
-
-impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
-    }
-}
-
 /// An output that refuses to grow past its limit.
 struct Bounded {
     bytes: Vec<u8>,
@@ -357,10 +338,18 @@ fn render_error(error: &Error, max_bytes: usize, max_work: u64, limit: Duration)
                 budget::Spent::Time => TemplateError::TooLate { limit },
             };
         }
-        if let Some(jinja) = cause.downcast_ref::<Error>()
-            && jinja.kind() == ErrorKind::OutOfFuel
-        {
-            return TemplateError::TooSlow;
+        match cause.downcast_ref::<Error>().map(Error::kind) {
+            Some(ErrorKind::OutOfFuel) => return TemplateError::TooSlow,
+            Some(
+                ErrorKind::UnknownMethod
+                | ErrorKind::UnknownFilter
+                | ErrorKind::UnknownTest
+                | ErrorKind::UnknownFunction,
+            ) => {
+                let what = describe(error);
+                return TemplateError::Missing { what };
+            }
+            _ => {}
         }
         if let Some(io) = cause.downcast_ref::<io::Error>()
             && io.get_ref().is_some_and(|inner| inner.is::<TooLong>())

@@ -74,7 +74,7 @@ pub enum RequestError {
 }
 
 /// What is wrong with one message; the text continues `text_input[3]`.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum MessageError {
     #[error(" is {found}: must be an object with 'role' and 'content'")]
     NotAnObject { found: &'static str },
@@ -90,4 +90,20 @@ pub enum MessageError {
     PartType { part: usize, kind: String },
     #[error(".content[{part}].text is {found}: must be a string")]
     PartText { part: usize, found: &'static str },
+    #[error(".{key} is {found}: must be a string")]
+    Key {
+        key: &'static str,
+        found: &'static str,
+    },
+    #[error(".tool_calls is {found}: must be a list of calls")]
+    ToolCalls { found: &'static str },
+    #[error(".tool_calls[{index}]{key} is {found}: must be {expected}")]
+    ToolCall {
+        index: usize,
+        key: &'static str,
+        found: &'static str,
+        expected: &'static str,
+    },
+    #[error(".tool_calls[{index}].function.arguments: {source}")]
+    Arguments { index: usize, source: JsonError },
 }

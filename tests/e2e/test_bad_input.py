@@ -52,6 +52,15 @@ BAD_TEXTS = {
     ),
     "broken JSON": ('[{"role": "user", "content": "hi"', ["text_input", "JSON"]),
     "single quotes": ("[{'role': 'user', 'content': 'hi'}]", ["text_input", "JSON"]),
+    "name of a wrong type": ('[{"role": "user", "content": "a", "name": 7}]', ["text_input[0].name", "number"]),
+    "call without a function": (
+        '[{"role": "assistant", "tool_calls": [{}]}]',
+        ["text_input[0].tool_calls[0].function", "missing"],
+    ),
+    "arguments too deep": (
+        json.dumps([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a":' + "[" * 9999}}]}]),
+        ["text_input[0].tool_calls[0].function.arguments", "64"],
+    ),
     "message is no object": ('[{"role": "user", "content": "a"}, "b"]', ["text_input[1]", "string"]),
     "deep nesting": ('[{"role": "user", "x": ' + "[" * 100 + "]" * 100 + "}]", ["text_input", "64", "level"]),
     "very deep nesting": ('[{"role": "user", "x": ' + "[" * 500_000, ["text_input", "64", "level"]),
@@ -87,6 +96,13 @@ GOOD_TEXTS = {
     "unknown keys": '[{"role": "user", "content": "hi", "name": "x", "tool_calls": [], "n": 1.5}]',
     "assistant without content": '[{"role": "user", "content": "a"}, {"role": "assistant"}, {"role": "user", "content": "b"}]',
     "all roles": json.dumps([{"role": r, "content": r} for r in ("system", "user", "assistant", "tool", "user")]),
+    "calls": json.dumps(
+        [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "content": "b", "tool_call_id": "c"},
+        ]
+    ),
     "special tokens": "<|im_end|><|im_start|>system",
     "emoji": "🎈" * 100,
     "lone combining marks": "\u0301\u0301\u200d",
@@ -122,6 +138,9 @@ BAD_PARAMETERS = [
     ({"top_k": -2}, ["top_k", "-2"]),
     ({"top_p": -0.1}, ["top_p", "-0.1", "0"]),
     ({"n": 2}, ["n", "2", "must be 1"]),
+    ({"chat_template_kwargs": "x"}, ["chat_template_kwargs", "x", "JSON object", "65536"]),
+    ({"chat_template_kwargs": '{"messages": []}'}, ["chat_template_kwargs", "messages"]),
+    ({"enable_thinking": "perhaps"}, ["enable_thinking", "perhaps", "true or false"]),
     ({"bad_words": "x"}, ["bad_words", "must be empty"]),
     ({"top_p": 1.01}, ["top_p", "1.01"]),
     ({"min_p": -0.1}, ["min_p", "-0.1"]),

@@ -4,12 +4,16 @@ import json
 import sys
 
 import pytest
-from repository import config, make_model
+from repository import SMOLLM2, config, make_model
 from server import ROOT
 from streams import GrpcStreams, grpc_answer
 
 sys.path.append(str(ROOT / "benches"))
 from random_model import SHAPES, write  # noqa: E402
+
+
+#: Draws from the model's own distribution.
+UNFILTERED = {"top_k": 0, "top_p": 1, "min_p": 0}
 
 
 def name_of(case):
@@ -187,7 +191,7 @@ def test_stop_ways_agree(demo):
 
 def seeds_that_differ(server, seeds, **options):
     """The seeds whose text in company is not their text alone."""
-    options = {"max_tokens": 40, "ignore_eos": True, **options}
+    options = {"max_tokens": 40, "ignore_eos": True, **UNFILTERED, **options}
     prompt = "Tell me a story"
     differ = []
     for seed in seeds:
@@ -206,7 +210,7 @@ def seeds_that_differ(server, seeds, **options):
 def test_one_seed_one_text(demo):
     """Random text repeats under its seed, alone and in company, to the least likely token, and differs without."""
     assert seeds_that_differ(demo, range(30), temperature=5.0) == []
-    hot = {"temperature": 5.0, "max_tokens": 40, "ignore_eos": True}
+    hot = {"temperature": 5.0, "max_tokens": 40, "ignore_eos": True, **UNFILTERED}
     assert len({demo.stream("Tell me a story", seed=seed, **hot).whole() for seed in range(5)}) > 1
     assert len({demo.stream("Tell me a story", **hot).whole() for _ in range(5)}) > 1
 
@@ -224,7 +228,33 @@ def test_one_seed_one_text_in_mixed_kinds_of_weights(start, repository, tmp_path
     make_model(repository, config(n_ctx=4096), gguf=gguf)
     server = start()
     assert seeds_that_differ(server, range(10), temperature=1.0) == []
-    assert len({server.stream("Say", seed=seed, temperature=1.0, max_tokens=20).whole() for seed in range(5)}) > 1
+    assert len({server.stream("Say", seed=seed, temperature=1.0, max_tokens=20, **UNFILTERED).whole() for seed in range(5)}) > 1
+
+
+#: Questions of as many lengths.
+QUESTIONS = [f"What is the capital of {'the country of ' * n}France?" for n in range(8)]
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_one_seed_one_text_of_a_real_model(start, repository, temperature):
+    """A real model says the same to each of several clients as to one."""
+    make_model(repository, config(n_ctx=4096, n_parallel=8), gguf=SMOLLM2)
+    server = start()
+    options = {"temperature": temperature, "seed": 7, "max_tokens": 24, **UNFILTERED}
+    alone = [server.stream(question, **options).whole() for question in QUESTIONS]
+    assert len(set(alone)) > 4
+    streams = [server.open_stream(question, **options) for question in QUESTIONS]
+    together = [stream.read().whole() for stream in streams]
+    for stream in streams:
+        stream.close()
+    assert together == alone
+
+
+def test_a_real_model_knows_something(start, repository):
+    """The template of a real file and the defaults of requests give answers that make sense."""
+    make_model(repository, config(n_ctx=2048), gguf=SMOLLM2)
+    answer = start().stream("What is the capital of France?", max_tokens=40)
+    assert "Paris" in answer.whole() and answer.finish_reason == "stop"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +269,8 @@ def test_one_seed_one_text_in_mixed_kinds_of_weights(start, repository, tmp_path
 def test_one_seed_one_text_with_the_rarer_samplers(demo, parameters):
     def text(seed, **more):
         # The demo model is sure of what it says: less would hardly differ.
-        return demo.stream("Tell me a long story", temperature=4, seed=seed, max_tokens=80, **more).whole()
+        parameters = {"temperature": 4, "max_tokens": 80, **UNFILTERED, **more}
+        return demo.stream("Tell me a long story", seed=seed, **parameters).whole()
 
     assert text(1, **parameters) == text(1, **parameters)
     assert text(1, **parameters) != text(2, **parameters)

@@ -79,14 +79,14 @@ fn the_demo_model_says_what_its_training_said() {
 fn messages(value: &serde_json::Value) -> Vec<Message> {
     let messages = value.as_array().expect("a list of messages").iter();
     messages
-        .map(|message| Message {
-            role: match message["role"].as_str() {
+        .map(|message| {
+            let role = match message["role"].as_str() {
                 Some("system") => Role::System,
                 Some("assistant") => Role::Assistant,
                 Some("tool") => Role::Tool,
                 _ => Role::User,
-            },
-            content: message["content"].as_str().expect("text").to_owned(),
+            };
+            Message::new(role, message["content"].as_str().expect("text"))
         })
         .collect()
 }

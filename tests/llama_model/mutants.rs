@@ -193,9 +193,7 @@ pub fn try_one(path: &Path, use_mmap: bool) -> bool {
     if let Some(source) = model.chat_template()
         && let Ok(template) = ChatTemplate::new(source, model.bos_text(), model.eos_text())
     {
-        let content = "Hello".to_owned();
-        let role = Role::User;
-        let _ = template.render(&[Message { role, content }]);
+        let _ = template.render(&[Message::new(Role::User, "Hello")]);
     }
     let tokens = model.tokenize_prompt("the quick, 12 \u{e9}<s>\n b");
     let tokens = tokens.unwrap_or_default();

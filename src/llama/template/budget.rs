@@ -13,7 +13,7 @@ use minijinja::{Error, ErrorKind, Value};
 pub(super) const ELEMENT: u64 = 32;
 
 /// How deeply values may lie in each other: dropping and printing them recurses.
-const MAX_DEPTH: usize = 32;
+pub(super) const MAX_DEPTH: usize = 32;
 
 thread_local! {
     static LEFT: Cell<u64> = const { Cell::new(0) };

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use minijinja::Value;
 use minijinja::machinery::ast::{BinOpKind, CallArg, CompareOpKind, Expr, UnaryOpKind};
 
-use super::rewrite::Writer;
+use super::rewrite::{Lenient, Writer};
 
 /// How tightly a form binds: the higher needs no parentheses where the lower is asked for.
 pub(super) const CONDITION: u8 = 0;
@@ -29,7 +29,7 @@ impl Writer {
         if self.problem.is_some() {
             return;
         }
-        let wrapped = binding(expr) < level;
+        let wrapped = self.binding(expr) < level;
         self.put(if wrapped { "(" } else { "" });
         self.bare(expr);
         self.put(if wrapped { ")" } else { "" });
@@ -102,12 +102,14 @@ impl Writer {
                         "|"
                     });
                 }
+                self.names.filters.insert(filter.name.to_owned());
                 self.put(filter.name);
                 self.arguments(&filter.args, "");
             }
             Expr::Test(test) => {
                 self.expression(&test.expr, FILTERED);
                 self.put(" is ");
+                self.names.tests.insert(test.name.to_owned());
                 self.put(test.name);
                 self.arguments(&test.args, "");
             }
@@ -116,6 +118,7 @@ impl Writer {
 
     fn literal(&mut self, expr: &Expr) {
         let is_constant = |item: &Expr| matches!(item, Expr::Const(_));
+        let is_tuple = self.is_tuple(expr);
         let is_plain = match expr {
             Expr::List(list) => {
                 self.put("[");
@@ -139,7 +142,11 @@ impl Writer {
             }
             _ => true,
         };
-        self.put(if is_plain { "" } else { "|__new" });
+        self.put(match (is_tuple, is_plain) {
+            (true, _) => "|__tuple",
+            (false, true) => "",
+            (false, false) => "|__new",
+        });
     }
 
     fn binary(&mut self, op: BinOpKind, left: &Expr, right: &Expr) {
@@ -148,10 +155,10 @@ impl Writer {
             BinOpKind::ScAnd => (" and ", AND),
             BinOpKind::Sub => (" - ", FILTERED),
             BinOpKind::Div => (" / ", FILTERED),
-            BinOpKind::FloorDiv => (" // ", FILTERED),
-            BinOpKind::Rem => (" % ", FILTERED),
-            BinOpKind::Pow => (" ** ", FILTERED),
             BinOpKind::Add => return self.filtered(left, "add", right),
+            BinOpKind::Pow => return self.filtered(left, "pow", right),
+            BinOpKind::Rem => return self.filtered(left, "rem", right),
+            BinOpKind::FloorDiv => return self.filtered(left, "floordiv", right),
             BinOpKind::Mul => return self.filtered(left, "mul", right),
             BinOpKind::Concat => return self.filtered(left, "concat", right),
             BinOpKind::Eq => return self.filtered(left, "eq", right),
@@ -176,6 +183,19 @@ impl Writer {
 
     pub(super) fn call(&mut self, function: &Expr, args: &[CallArg]) {
         self.expression(function, PRIMARY);
+        if let Expr::Var(var) = function
+            && let Some(known) = self.macros.get(var.id).cloned()
+        {
+            let is_splat =
+                |arg: &CallArg| matches!(arg, CallArg::PosSplat(_) | CallArg::KwargSplat(_));
+            if args.iter().any(is_splat) {
+                self.refuse(format!(
+                    "macro '{}' looks at varargs or kwargs and is called with * or **",
+                    var.id
+                ));
+            }
+            return self.more_arguments(&known, args);
+        }
         let recurses = matches!(function, Expr::Var(var) if var.id == "loop");
         self.arguments(args, if recurses { "|__iter" } else { "" });
     }
@@ -204,6 +224,89 @@ impl Writer {
         self.put(")");
     }
 
+    /// Arguments of a macro that looks at those which are none of its parameters.
+    fn more_arguments(&mut self, called: &Lenient, args: &[CallArg]) {
+        let (mut placed, mut named) = (Vec::new(), Vec::new());
+        self.put("(");
+        for arg in args {
+            match arg {
+                CallArg::Pos(value) if placed.len() < called.parameters.len() => {
+                    placed.push(value);
+                    self.expression(value, CONDITION);
+                    self.put(", ");
+                }
+                CallArg::Pos(value) => placed.push(value),
+                CallArg::Kwarg(name, value)
+                    if *name == "caller" || called.parameters.iter().any(|known| known == name) =>
+                {
+                    self.put(&format!("{name}="));
+                    self.expression(value, CONDITION);
+                    self.put(", ");
+                }
+                CallArg::Kwarg(name, value) => named.push((*name, value)),
+                CallArg::PosSplat(_) | CallArg::KwargSplat(_) => {}
+            }
+        }
+        self.put("varargs=[");
+        for value in placed.iter().skip(called.parameters.len()) {
+            self.expression(value, CONDITION);
+            self.put(", ");
+        }
+        self.put("]|__tuple, kwargs={");
+        for (name, value) in named {
+            self.text(name);
+            self.put(": ");
+            self.expression(value, CONDITION);
+            self.put(", ");
+        }
+        self.put("}|__new)");
+    }
+
+    /// How tightly what is written for an expression binds.
+    fn binding(&self, expr: &Expr) -> u8 {
+        match expr {
+            Expr::IfExpr(_) => CONDITION,
+            Expr::UnaryOp(unary) => match unary.op {
+                UnaryOpKind::Not => NOT,
+                UnaryOpKind::Neg => MATHS,
+            },
+            Expr::BinOp(binary) => match binary.op {
+                BinOpKind::ScOr => OR,
+                BinOpKind::ScAnd => AND,
+                BinOpKind::Sub | BinOpKind::Div | BinOpKind::Pow => MATHS,
+                _ => FILTERED,
+            },
+            Expr::Compare(_) => AND,
+            Expr::Slice(_) | Expr::Filter(_) | Expr::Test(_) => FILTERED,
+            Expr::List(_) if self.is_tuple(expr) => FILTERED,
+            Expr::List(list) => {
+                match list.items.iter().all(|item| matches!(item, Expr::Const(_))) {
+                    true => PRIMARY,
+                    false => FILTERED,
+                }
+            }
+            Expr::Map(map) => {
+                let mut parts = map.keys.iter().chain(&map.values);
+                match parts.all(|item| matches!(item, Expr::Const(_))) {
+                    true => PRIMARY,
+                    false => FILTERED,
+                }
+            }
+            _ => PRIMARY,
+        }
+    }
+
+    /// Whether it is written as a tuple is: not in brackets.
+    fn is_tuple(&self, expr: &Expr) -> bool {
+        match expr {
+            Expr::List(list) => {
+                let start = list.span().start_offset as usize;
+                self.source.as_bytes().get(start) != Some(&b'[')
+            }
+            _ => false,
+        }
+    }
+
     fn constant(&mut self, value: &Value) {
         if let Some(text) = value.as_str() {
             self.text(text);
@@ -228,39 +331,5 @@ fn compared(op: CompareOpKind) -> (&'static str, bool) {
         CompareOpKind::Gte => ("ge", false),
         CompareOpKind::In => ("in", false),
         CompareOpKind::NotIn => ("in", true),
-    }
-}
-
-fn binding(expr: &Expr) -> u8 {
-    match expr {
-        Expr::IfExpr(_) => CONDITION,
-        Expr::UnaryOp(unary) => match unary.op {
-            UnaryOpKind::Not => NOT,
-            UnaryOpKind::Neg => MATHS,
-        },
-        Expr::BinOp(binary) => match binary.op {
-            BinOpKind::ScOr => OR,
-            BinOpKind::ScAnd => AND,
-            BinOpKind::Sub
-            | BinOpKind::Div
-            | BinOpKind::FloorDiv
-            | BinOpKind::Rem
-            | BinOpKind::Pow => MATHS,
-            _ => FILTERED,
-        },
-        Expr::Compare(_) => AND,
-        Expr::Slice(_) | Expr::Filter(_) | Expr::Test(_) => FILTERED,
-        Expr::List(list) => match list.items.iter().all(|item| matches!(item, Expr::Const(_))) {
-            true => PRIMARY,
-            false => FILTERED,
-        },
-        Expr::Map(map) => {
-            let mut parts = map.keys.iter().chain(&map.values);
-            match parts.all(|item| matches!(item, Expr::Const(_))) {
-                true => PRIMARY,
-                false => FILTERED,
-            }
-        }
-        _ => PRIMARY,
     }
 }

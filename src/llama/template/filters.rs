@@ -1,4 +1,4 @@
-//! minijinja's own filters, methods and functions, each of which spends what it costs before it is called.
+//! minijinja's own filters and functions, each of which spends what it costs before it is called, and Python's tuples.
 //!
 //! Called by templates, on the thread that renders. Nothing lazy comes out of any of them, so no value is
 //! larger than what was paid for.
@@ -6,14 +6,13 @@
 use std::sync::{Arc, LazyLock};
 
 use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, ValueKind};
-use minijinja::{Environment, Error, Output, State, Value, escape_formatter};
-use minijinja_contrib::pycompat;
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 
 use super::budget::{ELEMENT, is_list, nested, plain, refused, shallow, spend, walk, weigh};
-use super::operators;
+use super::{json, methods, operators, python, words};
 
 /// Characters that a filter may be asked to add at one place.
-const MAX_WIDTH: u64 = 1000;
+pub(super) const MAX_WIDTH: u64 = 1000;
 
 /// Elements of a `range`.
 const MAX_RANGE: i64 = 100_000;
@@ -27,15 +26,28 @@ pub(super) static PLAIN: LazyLock<Environment<'static>> = LazyLock::new(Environm
 /// Puts everything that `rewrite` writes, and all that is not to be called unguarded, into the environment.
 pub(super) fn guard(environment: &mut Environment<'static>) {
     operators::guard(environment);
-    environment.set_formatter(format);
-    environment.set_unknown_method_callback(method);
+    words::guard(environment);
+    environment.set_formatter(put_out);
+    environment.set_unknown_method_callback(methods::call);
     environment.remove_global("debug");
     environment.add_function("range", range);
     environment.add_function("namespace", namespace);
     environment.add_function("dict", dict);
     environment.add_filter("__list", plain);
     environment.add_filter("__new", nested);
+    environment.add_filter("__tuple", tuple);
     environment.add_filter("__keep", keep);
+    environment.add_filter("tojson", json::tojson);
+    environment.add_filter("length", length);
+    environment.add_filter("count", length);
+    environment.add_test("iterable", is_iterable);
+    environment.add_test("sequence", |value: &Value| {
+        value.is_undefined() || value.len().is_some()
+    });
+    environment.add_test("callable", is_callable);
+    environment.add_test("number", |value: &Value| {
+        value.is_number() || value.kind() == ValueKind::Bool
+    });
     for &(name, cost) in FILTERS {
         environment.add_filter(name, move |state: &State, args: Rest<Value>| {
             filter(name, cost, state, &args)
@@ -58,13 +70,7 @@ const FILTERS: &[(&str, Cost)] = &[
     ("capitalize", Cost::Bytes(4)),
     ("chain", Cost::Elements),
     ("dictsort", Cost::Bytes(32)),
-    ("e", Cost::Bytes(8)),
-    ("escape", Cost::Bytes(8)),
-    ("float", Cost::Bytes(1)),
-    ("format", Cost::Bytes(4)),
     ("groupby", Cost::Bytes(32)),
-    ("indent", Cost::Bytes(2)),
-    ("int", Cost::Bytes(1)),
     ("items", Cost::Elements),
     ("join", Cost::Bytes(4)),
     ("last", Cost::Elements),
@@ -79,7 +85,6 @@ const FILTERS: &[(&str, Cost)] = &[
     ("slice", Cost::Elements),
     ("sort", Cost::Bytes(32)),
     ("split", Cost::Bytes(40)),
-    ("string", Cost::Bytes(4)),
     ("sum", Cost::Bytes(1)),
     ("title", Cost::Bytes(8)),
     ("trim", Cost::Bytes(1)),
@@ -93,6 +98,7 @@ fn filter(name: &str, cost: Cost, state: &State, args: &[Value]) -> Result<Value
         Cost::Bytes(times) => args.iter().try_for_each(|arg| weigh(arg, times))?,
         Cost::Elements => args.iter().try_for_each(shallow)?,
     }
+    let args = &in_words(name, args)?;
     grows(name, args)?;
     // Names of filters and tests are looked up where this one is; none of these calls another.
     let _ = state;
@@ -101,14 +107,40 @@ fn filter(name: &str, cost: Cost, state: &State, args: &[Value]) -> Result<Value
         ValueKind::Iterable => plain(&result)?,
         _ => result,
     };
+    let result = match name {
+        "dictsort" | "items" => tuples(&result)?,
+        _ => result,
+    };
     match cost {
         Cost::Elements => nested(&result),
         Cost::Bytes(_) => Ok(result),
     }
 }
 
+/// What a filter is given, in Python's text where it works on text.
+fn in_words(name: &str, args: &[Value]) -> Result<Vec<Value>, Error> {
+    const OF_TEXT: &[&str] = &["capitalize", "lower", "replace", "title", "trim", "upper"];
+    let mut args = args.to_vec();
+    match args.first_mut() {
+        Some(value) if OF_TEXT.contains(&name) => *value = python::soft_str(value)?,
+        Some(list)
+            if name == "join"
+                && is_list(list)
+                && list.try_iter()?.any(|item| item.as_str().is_none()) =>
+        {
+            let items: Result<Vec<_>, Error> = list
+                .try_iter()?
+                .map(|item| python::soft_str(&item))
+                .collect();
+            *list = Value::from(items?);
+        }
+        _ => {}
+    }
+    Ok(args)
+}
+
 /// Spends what a filter or method makes beyond what it is given.
-fn grows(name: &str, args: &[Value]) -> Result<(), Error> {
+pub(super) fn grows(name: &str, args: &[Value]) -> Result<(), Error> {
     let number = |at: usize| {
         args.get(at)
             .and_then(|arg| i128::try_from(arg.clone()).ok())
@@ -118,15 +150,6 @@ fn grows(name: &str, args: &[Value]) -> Result<(), Error> {
         given.and_then(|given| given.get_attr(key).ok())
     };
     match name {
-        "indent" => {
-            let width = option("width").and_then(|width| i128::try_from(width).ok());
-            let width = width.or(number(1)).unwrap_or(4);
-            if !(0..=i128::from(MAX_WIDTH)).contains(&width) {
-                return Err(refused(format!("indent by {width}: at most {MAX_WIDTH}")));
-            }
-            let lines = args.first().map_or(1, |text| count(text, "\n") + 1);
-            spend(lines * width.unsigned_abs() as u64)
-        }
         "batch" | "slice" => {
             let n = option("count").and_then(|n| i128::try_from(n).ok());
             let n = n.or(number(1)).unwrap_or(1);
@@ -146,10 +169,6 @@ fn grows(name: &str, args: &[Value]) -> Result<(), Error> {
             let separator = option("d").or(args.get(1).cloned()).unwrap_or_default();
             joined(args.first(), &separator)
         }
-        "format" => {
-            let text = args.first().map(Value::to_string).unwrap_or_default();
-            formatted(&text)
-        }
         _ => Ok(()),
     }
 }
@@ -163,64 +182,46 @@ fn count(text: &Value, wanted: &str) -> u64 {
     }
 }
 
-fn joined(list: Option<&Value>, separator: &Value) -> Result<(), Error> {
+pub(super) fn joined(list: Option<&Value>, separator: &Value) -> Result<(), Error> {
     let n = list.and_then(Value::len).unwrap_or(0) as u64;
     spend(n.saturating_mul(separator.to_string().len() as u64))
 }
 
-/// Refuses widths that are given by a value or are large.
-fn formatted(text: &str) -> Result<(), Error> {
-    let longest = text
-        .split(|c: char| !c.is_ascii_digit())
-        .map(str::len)
-        .max()
-        .unwrap_or(0);
-    if longest > 3 || text.contains('*') {
-        return Err(refused(format!("format: a width of more than {MAX_WIDTH}")));
-    }
-    spend(2 * MAX_WIDTH * text.matches(['%', '{']).count() as u64)
-}
-
-fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    if value.kind() == ValueKind::Map {
-        args.iter().try_for_each(|arg| weigh(arg, 1))?;
-    } else {
-        let all = std::iter::once(value).chain(args);
-        let times = match name {
-            "split" | "splitlines" => 40,
-            "count" | "startswith" | "endswith" | "find" | "rfind" => 1,
-            _ => 8,
-        };
-        let mut all = all.filter(|_| !matches!(name, "startswith" | "endswith") || args.len() != 1);
-        all.try_for_each(|arg| weigh(arg, times))?;
-    }
-    match (name, args.first()) {
-        // It would never end.
-        ("count", Some(wanted)) if wanted.as_str() == Some("") => {
-            return Err(refused("count: an empty text is everywhere"));
-        }
-        ("replace", Some(_)) => {
-            let all: Vec<_> = std::iter::once(value).chain(args).cloned().collect();
-            grows("replace", &all)?;
-        }
-        ("join", list) => joined(list, value)?,
-        ("format", _) => formatted(&value.to_string())?,
-        _ => {}
-    }
-    let result = pycompat::unknown_method_callback(state, value, name, args)?;
-    match result.kind() {
-        ValueKind::Iterable => plain(&result),
-        _ => Ok(result),
-    }
-}
-
 /// Every value that is put out, into a variable as into the prompt.
-fn format(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
-    match value.as_str() {
-        Some(text) => spend(text.len() as u64)?,
-        None => weigh(value, 4)?,
+fn put_out(out: &mut Output, _: &State, value: &Value) -> Result<(), Error> {
+    let written = match value.as_str() {
+        Some(text) => {
+            spend(text.len() as u64)?;
+            out.write_str(text)
+        }
+        None => out.write_str(&python::str(value)?),
+    };
+    written.map_err(|error| Error::new(ErrorKind::WriteFailure, "cannot write").with_source(error))
+}
+
+/// Jinja's `length`: nothing is none long.
+fn length(value: &Value) -> Result<usize, Error> {
+    if value.is_undefined() {
+        return Ok(0);
     }
-    escape_formatter(out, state, value)
+    let kind = value.kind();
+    let n = value.len();
+    n.ok_or_else(|| refused(format!("a value of type {kind} has no length")))
+}
+
+/// Jinja's `iterable`, which none is not; templates ask it before they look at `tools`.
+fn is_iterable(value: &Value) -> bool {
+    let kind = value.kind();
+    is_list(value)
+        || matches!(
+            kind,
+            ValueKind::String | ValueKind::Map | ValueKind::Undefined
+        )
+}
+
+/// Python's `callable`, by which Jinja's undefined is one.
+fn is_callable(value: &Value) -> bool {
+    value.is_undefined() || value.kind() == ValueKind::Plain
 }
 
 /// A value that a namespace will hold: no namespace, as one that held itself would never be freed.
@@ -284,31 +285,63 @@ fn range(lower: i64, upper: Option<i64>, step: Option<i64>) -> Result<Value, Err
     Ok(Value::from_object(Range { start, step, n }))
 }
 
-fn call_plain(name: &str, state: &State, args: &[Value]) -> Result<Value, Error> {
-    args.iter().try_for_each(|arg| nested(arg).map(|_| ()))?;
-    let function = PLAIN.globals().find(|(known, _)| *known == name);
-    let (_, function) = function.ok_or_else(|| refused(format!("{name} is unknown")))?;
-    function.call(state, args)
+/// The pairs of dicts, of lists of pairs and of named arguments, as Python's `dict` takes them.
+fn pairs(args: &[Value]) -> Result<Vec<(Value, Value)>, Error> {
+    let mut pairs = Vec::new();
+    for arg in args {
+        nested(arg)?;
+        let map = arg.as_object().filter(|_| arg.kind() == ValueKind::Map);
+        match map.and_then(|map| map.try_iter_pairs()) {
+            Some(found) => pairs.extend(found),
+            None if is_list(arg) => {
+                for item in arg.try_iter()? {
+                    pairs.push((item.get_item_by_index(0)?, item.get_item_by_index(1)?));
+                }
+            }
+            None => return Err(refused("a dict is made of dicts and pairs")),
+        }
+    }
+    Ok(pairs)
 }
 
-fn dict(state: &State, args: Rest<Value>) -> Result<Value, Error> {
-    call_plain("dict", state, &args)
+fn dict(args: Rest<Value>) -> Result<Value, Error> {
+    Ok(pairs(&args)?.into_iter().collect())
 }
 
 fn namespace(state: &State, args: Rest<Value>) -> Result<Value, Error> {
-    let mark: Value = [(MARK, true)].into_iter().collect();
-    let with_mark = dict_with(state, &args, mark)?;
-    call_plain("namespace", state, &[with_mark])
+    let mut pairs = pairs(&args)?;
+    pairs.push((MARK.into(), true.into()));
+    let function = PLAIN.globals().find(|(known, _)| *known == "namespace");
+    let (_, function) = function.ok_or_else(|| refused("namespace is unknown"))?;
+    function.call(state, &[pairs.into_iter().collect()])
 }
 
-/// The arguments of `namespace`, one map or names, with those of `more`.
-fn dict_with(state: &State, args: &[Value], more: Value) -> Result<Value, Error> {
-    let mut pairs: Vec<(Value, Value)> = Vec::new();
-    for map in args.iter().chain([&more]) {
-        let found = call_plain("dict", state, std::slice::from_ref(map))?;
-        if let Some(found) = found.as_object().and_then(|map| map.try_iter_pairs()) {
-            pairs.extend(found);
-        }
+/// What Python writes in parentheses; a list in all else.
+#[derive(Debug)]
+pub(super) struct Tuple(pub(super) Vec<Value>);
+
+impl Object for Tuple {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
     }
-    Ok(pairs.into_iter().collect())
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+}
+
+/// A tuple of what is in a list.
+pub(super) fn tuple(list: &Value) -> Result<Value, Error> {
+    nested(list)?;
+    Ok(Value::from_object(Tuple(list.try_iter()?.collect())))
+}
+
+/// A list of pairs, each of them a tuple.
+pub(super) fn tuples(list: &Value) -> Result<Value, Error> {
+    let tuples: Result<Vec<_>, Error> = list.try_iter()?.map(|pair| tuple(&pair)).collect();
+    Ok(Value::from(tuples?))
 }

@@ -9,17 +9,22 @@ use minijinja::{Environment, Error, Value};
 
 use super::budget::{ELEMENT, is_list, refused, spend, weigh};
 use super::filters::PLAIN;
+use super::{format, python};
 
 /// Puts the operators into the environment, and the tests of the same names.
 pub(super) fn guard(environment: &mut Environment<'static>) {
     environment.add_filter("__add", add);
     environment.add_filter("__mul", multiply);
+    environment.add_filter("__rem", remainder);
+    environment.add_filter("__floordiv", floor_divide);
+    environment.add_filter("__pow", power);
     environment.add_filter("__concat", concat);
     environment.add_filter("__slice", slice);
     environment.add_filter("__iter", iterated);
     for (names, wanted, is_wanted) in COMPARISONS {
         let compare = move |a: &Value, b: &Value| -> Result<bool, Error> {
             compared(a, b)?;
+            ordered(a, b)?;
             Ok(wanted.contains(&a.cmp(b)) == *is_wanted)
         };
         for name in *names {
@@ -52,7 +57,10 @@ const COMPARISONS: &[Comparison] = &[
 ];
 
 /// What is looped over: a text is one character after the other.
-fn iterated(value: &Value) -> Result<Value, Error> {
+pub(super) fn iterated(value: &Value) -> Result<Value, Error> {
+    if value.is_none() {
+        return Err(refused("none is not iterable"));
+    }
     if let Some(text) = value.as_str() {
         spend(8 * text.len() as u64)?;
     }
@@ -65,6 +73,23 @@ fn compared(a: &Value, b: &Value) -> Result<(), Error> {
         (Some(_), None) | (None, Some(_)) => Ok(()),
         _ if a.as_object().is_none() || b.as_object().is_none() => Ok(()),
         _ => weigh(a, 1).and_then(|()| weigh(b, 1)),
+    }
+}
+
+/// Refuses what has no order in Python.
+fn ordered(a: &Value, b: &Value) -> Result<(), Error> {
+    let kind = |value: &Value| match value.kind() {
+        ValueKind::Bool => ValueKind::Number,
+        kind => kind,
+    };
+    let of_one_kind = kind(a) == kind(b)
+        && matches!(
+            kind(a),
+            ValueKind::Number | ValueKind::String | ValueKind::Seq
+        );
+    match of_one_kind || (is_list(a) && is_list(b)) {
+        true => Ok(()),
+        false => Err(unsupported("<", a, b)),
     }
 }
 
@@ -121,9 +146,10 @@ fn multiply(a: &Value, b: &Value) -> Result<Value, Error> {
         (_, true) => (b, a),
         _ => return numbers(("*", a, b), i128::checked_mul, |a, b| a * b),
     };
-    let Some(n) = n.as_usize() else {
+    let Ok(n) = i64::try_from(n.clone()) else {
         return Err(unsupported("*", a, b));
     };
+    let n = usize::try_from(n).unwrap_or(0);
     if let Some(text) = what.as_str() {
         spend((text.len() as u64).saturating_mul(n as u64))?;
         return Ok(Value::from(text.repeat(n)));
@@ -140,14 +166,63 @@ fn multiply(a: &Value, b: &Value) -> Result<Value, Error> {
     ))
 }
 
-fn concat(a: &Value, b: &Value) -> Result<Value, Error> {
-    for part in [a, b] {
-        match part.as_str() {
-            Some(text) => spend(text.len() as u64)?,
-            None => weigh(part, 4)?,
-        }
+/// `%`: of numbers with the sign of the divisor, of a text what Python formats.
+fn remainder(a: &Value, b: &Value) -> Result<Value, Error> {
+    if let Some(text) = a.as_str() {
+        return format::percent(text, b);
     }
-    Ok(Value::from(format!("{a}{b}")))
+    not_zero(b)?;
+    let whole = |a: i128, b: i128| {
+        let rest = a.checked_rem(b)?;
+        Some(if rest != 0 && (rest < 0) != (b < 0) {
+            rest + b
+        } else {
+            rest
+        })
+    };
+    numbers(("%", a, b), whole, |a, b| a - b * (a / b).floor())
+}
+
+fn floor_divide(a: &Value, b: &Value) -> Result<Value, Error> {
+    not_zero(b)?;
+    let whole = |a: i128, b: i128| {
+        let (quotient, rest) = (a.checked_div(b)?, a.checked_rem(b)?);
+        Some(if rest != 0 && (rest < 0) != (b < 0) {
+            quotient - 1
+        } else {
+            quotient
+        })
+    };
+    numbers(("//", a, b), whole, |a, b| (a / b).floor())
+}
+
+/// `**`: of whole numbers a whole one, unless the exponent is negative.
+fn power(a: &Value, b: &Value) -> Result<Value, Error> {
+    let is_negative = i64::try_from(b.clone()).is_ok_and(|exponent| exponent < 0);
+    if is_negative {
+        not_zero(a)?;
+        let b = Value::from(f64::try_from(b.clone())?);
+        return numbers(("**", a, &b), |_, _| None, f64::powf);
+    }
+    let whole = |a: i128, b: i128| a.checked_pow(u32::try_from(b).ok()?);
+    numbers(("**", a, b), whole, f64::powf)
+}
+
+fn not_zero(divisor: &Value) -> Result<(), Error> {
+    match divisor.is_number() && *divisor == Value::from(0) {
+        true => Err(refused("division by zero")),
+        false => Ok(()),
+    }
+}
+
+fn concat(a: &Value, b: &Value) -> Result<Value, Error> {
+    let (a, b) = (python::soft_str(a)?, python::soft_str(b)?);
+    let (a, b) = (
+        a.as_str().unwrap_or_default(),
+        b.as_str().unwrap_or_default(),
+    );
+    spend((a.len() + b.len()) as u64)?;
+    Ok(Value::from([a, b].concat()))
 }
 
 fn contained(value: &Value, container: &Value) -> Result<bool, Error> {
@@ -155,7 +230,11 @@ fn contained(value: &Value, container: &Value) -> Result<bool, Error> {
         ValueKind::String => {
             weigh(container, 1)?;
             weigh(value, 4)?;
+            if value.as_str().is_none() && !value.is_undefined() {
+                return Err(refused("only a text is in a text"));
+            }
         }
+        ValueKind::None => return Err(refused("none contains nothing")),
         ValueKind::Seq | ValueKind::Iterable => {
             let n_bytes = value.as_str().map_or(0, |text| text.len() as u64);
             match value.as_object() {
@@ -182,8 +261,9 @@ fn slice(value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Val
     if step == 0 {
         return Err(refused("cannot slice by step size of 0"));
     }
-    if value.is_none() || value.is_undefined() {
-        return Ok(Value::from(Vec::<Value>::new()));
+    // Jinja makes nothing of what it cannot look into.
+    if value.is_none() || value.is_number() || value.kind() == ValueKind::Map {
+        return Ok(Value::UNDEFINED);
     }
     if let Some(text) = value.as_str() {
         spend(8 * text.len() as u64)?;

@@ -4,6 +4,8 @@
 //! slices are its own, so they are written anew as filters, whose names no template can take. What the
 //! template means is not changed; each statement stays on its line, for errors.
 
+use std::collections::{BTreeSet, HashMap};
+
 use minijinja::machinery::ast::{Expr, IfCond, Macro, Stmt};
 use minijinja::machinery::{Token, WhitespaceConfig, parse, tokenize};
 use minijinja::syntax::SyntaxConfig;
@@ -20,31 +22,37 @@ const MAX_ELIFS: usize = 512;
 /// Bytes that the text may grow to.
 const MAX_BYTES: usize = 8 << 20;
 
-/// The template as text that means the same.
-pub(super) fn rewritten(source: &str) -> Result<String, Error> {
+/// The template as text that means the same, and what it calls.
+pub(super) fn rewritten(source: &str) -> Result<(String, Names), Error> {
     let spaces = WhitespaceConfig {
         keep_trailing_newline: false,
         lstrip_blocks: true,
         trim_blocks: true,
     };
-    check_tags(source, spaces)?;
+    let macros = check_tags(source, spaces)?;
     let template = parse(source, "chat", SyntaxConfig, spaces)?;
     let mut writer = Writer {
         out: String::with_capacity(source.len() * 2),
         line: 1,
         problem: None,
+        source: source.to_owned(),
+        macros,
+        names: Names::default(),
     };
     writer.statement(&template);
     match writer.problem {
         Some(problem) => Err(Error::new(ErrorKind::SyntaxError, problem)),
-        None => Ok(writer.out),
+        None => Ok((writer.out, writer.names)),
     }
 }
 
-fn check_tags(source: &str, spaces: WhitespaceConfig) -> Result<(), Error> {
+/// Refuses tags that are too large; the macros that look at `varargs` or `kwargs`.
+fn check_tags(source: &str, spaces: WhitespaceConfig) -> Result<HashMap<String, Lenient>, Error> {
     let (mut n_tokens, mut n_elifs) = (0, 0);
+    let mut macros = Macros::default();
     for token in tokenize(source, false, SyntaxConfig, spaces) {
-        match token?.0 {
+        let token = token?.0;
+        match token {
             Token::TemplateData(_) | Token::VariableStart | Token::BlockStart => n_tokens = 0,
             Token::Ident("elif") => n_elifs += 1,
             _ => n_tokens += 1,
@@ -56,8 +64,61 @@ fn check_tags(source: &str, spaces: WhitespaceConfig) -> Result<(), Error> {
         if n_elifs > MAX_ELIFS {
             return limit(format!("more than {MAX_ELIFS} elif"));
         }
+        macros.see(&token);
     }
-    Ok(())
+    let mut found = macros.found;
+    found.retain(|_, each| each.is_lenient);
+    Ok(found)
+}
+
+/// The macros of a template, gathered from its tokens: calls may come before what they call.
+#[derive(Default)]
+struct Macros {
+    found: HashMap<String, Lenient>,
+    /// The macros around the token, and how many brackets are open in the head of the last.
+    open: Vec<String>,
+    is_tag_start: bool,
+    /// Whether the name comes next.
+    is_named: bool,
+    head: Option<usize>,
+    /// Whether a parameter may come next.
+    is_parameter: bool,
+}
+
+impl Macros {
+    fn see(&mut self, token: &Token) {
+        let is_tag_start = std::mem::replace(&mut self.is_tag_start, false);
+        let is_named = std::mem::replace(&mut self.is_named, false);
+        let is_parameter = std::mem::replace(&mut self.is_parameter, false);
+        match token {
+            Token::BlockStart => self.is_tag_start = true,
+            Token::BlockEnd => self.head = None,
+            Token::Ident("macro") if is_tag_start => self.is_named = true,
+            Token::Ident("endmacro") if is_tag_start => drop(self.open.pop()),
+            Token::Ident(name) if is_named => {
+                self.found.insert((*name).to_owned(), Lenient::default());
+                self.open.push((*name).to_owned());
+                self.head = Some(0);
+            }
+            Token::Ident(name) => {
+                if let Some(each) = self.open.last().and_then(|name| self.found.get_mut(name)) {
+                    match (self.head, is_parameter) {
+                        (Some(1), true) => each.parameters.push((*name).to_owned()),
+                        _ => each.is_lenient |= matches!(*name, "varargs" | "kwargs"),
+                    }
+                }
+            }
+            Token::ParenOpen | Token::BracketOpen | Token::BraceOpen => {
+                self.head = self.head.map(|depth| depth + 1);
+                self.is_parameter = self.head == Some(1);
+            }
+            Token::ParenClose | Token::BracketClose | Token::BraceClose => {
+                self.head = self.head.map(|depth| depth.saturating_sub(1));
+            }
+            Token::Comma => self.is_parameter = self.head == Some(1),
+            _ => {}
+        }
+    }
 }
 
 /// What is written, and why it cannot be.
@@ -65,6 +126,24 @@ pub(super) struct Writer {
     out: String,
     line: usize,
     pub(super) problem: Option<String>,
+    /// The template as it was.
+    pub(super) source: String,
+    pub(super) macros: HashMap<String, Lenient>,
+    pub(super) names: Names,
+}
+
+/// What a template calls by name, in whatever branch.
+#[derive(Default)]
+pub(super) struct Names {
+    pub(super) filters: BTreeSet<String>,
+    pub(super) tests: BTreeSet<String>,
+}
+
+/// A macro that looks at arguments which are none of its parameters.
+#[derive(Clone, Default)]
+pub(super) struct Lenient {
+    pub(super) parameters: Vec<String>,
+    is_lenient: bool,
 }
 
 impl Writer {
@@ -78,7 +157,7 @@ impl Writer {
         }
     }
 
-    fn refuse(&mut self, problem: String) {
+    pub(super) fn refuse(&mut self, problem: String) {
         self.problem.get_or_insert(problem);
     }
 
@@ -269,6 +348,10 @@ impl Writer {
 
     fn macro_body(&mut self, each: &Macro) {
         self.parameters(each);
+        if self.macros.contains_key(each.name) {
+            self.put(if each.args.is_empty() { "" } else { ", " });
+            self.put("varargs=[]|__tuple, kwargs={}");
+        }
         self.put(") %}");
         self.statements(&each.body);
     }
