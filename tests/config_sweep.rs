@@ -60,6 +60,7 @@ impl Setting {
             "max_batch_size" => &["the model configuration is not JSON that we read"],
             "max_prompt_bytes" => &["input 'text_input' has"],
             "chat_template" => &["the chat template", "n_ctx"],
+            "chat_template_file" => &["the chat template"],
             _ => &[],
         };
         [name, &name.replace('_', " ")]
@@ -211,6 +212,12 @@ fn fields() -> Vec<Setting> {
         ("ensemble_scheduling", json!({"step": []})),
         ("model_transaction_policy", json!({"decoupled": false})),
         ("max_batch_size", json!("many")),
+        ("default_model_filename", json!("no.gguf")),
+        ("cc_model_filenames", json!({"9.0": "a.gguf"})),
+        ("batch_input", json!([{}])),
+        ("model_operations", json!({})),
+        ("optimization", json!({"priority": "PRIORITY_MAX"})),
+        ("a_field_of_tomorrow", json!([1])),
     ];
     let others = others.map(|(name, value)| Setting::Field(name, value));
     groups.into_iter().chain(sizes).chain(others).collect()

@@ -130,7 +130,11 @@ fn they_are_made_once_and_end_with_their_last_context() {
         drop(runner);
         assert_eq!(computing(), made, "the draft model has them yet");
         drop(drafter);
-        assert_eq!(computing().len(), 0);
+        // A thread that was joined may stand in the kernel's list for a moment longer.
+        let patience = Instant::now() + Duration::from_secs(5);
+        while !computing().is_empty() {
+            assert!(Instant::now() < patience, "{n_threads} {n_threads_batch}");
+        }
     }
 }
 

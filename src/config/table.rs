@@ -374,7 +374,7 @@ pub static TABLE: Table<Draft> = Table {
         whole(
             "request_timeout_ms",
             &[],
-            (0, 1 << 31),
+            (0, i32::MAX as i128),
             "0",
             "Milliseconds that a request may take from its arrival, waiting included; then it ends with an error, UNAVAILABLE; 0 is no limit",
             |d, n| d.parameters.request_timeout_ms = small(n),

@@ -351,7 +351,7 @@ fn a_response_that_cannot_be_sent_ends_the_stream_without_a_hole() {
         let stream = Stream::new(&delivery, true, Fault::Refuse(2));
         stream.outbox.push("a");
         assert_eq!(stream.next(), chunk("a"));
-        assert!(!stream.outbox.given_up().is_some());
+        assert!(stream.outbox.given_up().is_none());
         // The engine knows nothing of it yet and goes on for a while.
         let end = loop {
             stream.outbox.push("b");
@@ -375,7 +375,7 @@ fn a_wire_that_panics_fails_its_own_request_only() {
     stream.outbox.push("a");
     assert_eq!(stream.next(), failed(Code::Internal, "dropped"));
     let deadline = Instant::now() + PATIENCE;
-    while !stream.outbox.given_up().is_some() {
+    while stream.outbox.given_up().is_none() {
         assert!(Instant::now() < deadline, "the engine is not told");
         thread::sleep(STREAM_GAP);
     }

@@ -45,13 +45,15 @@ impl Hangups {
     }
 }
 
-/// For how long nothing has come over a connection that its client closed.
+/// For how long nothing has come over a connection that its client closed before it was answered.
 fn silence_of_closed(fd: i32) -> Option<Duration> {
     // SAFETY: it is a struct of numbers, for which zeros are values.
     let empty: libc::tcp_info = unsafe { std::mem::zeroed() };
     let info = option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, empty)?;
     let is_closed = matches!(info.tcpi_state, CLOSE_WAIT | CLOSE);
-    is_closed.then(|| Duration::from_millis(info.tcpi_last_data_recv.into()))
+    // Both are times that have passed since, in ms; a connection has sent its last as it was made.
+    let is_answered = info.tcpi_last_data_sent < info.tcpi_last_data_recv;
+    (is_closed && !is_answered).then(|| Duration::from_millis(info.tcpi_last_data_recv.into()))
 }
 
 fn inode(fd: i32) -> Option<u64> {
@@ -70,33 +72,46 @@ mod tests {
 
     use super::*;
 
+    /// A client that asks something, and the server's end of its connection.
+    fn ask(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let address = listener.local_addr().expect("a bound socket");
+        let mut client = TcpStream::connect(address).expect("a listener");
+        let (mut server, _) = listener.accept().expect("a client");
+        client.write_all(b"x").expect("an open connection");
+        server.read_exact(&mut [0]).expect("a byte");
+        (client, server)
+    }
+
     #[test]
     fn a_client_that_hangs_up_is_seen_once_with_the_time_of_its_request() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("a bound socket");
-        let connect = || {
-            let mut client = TcpStream::connect(address).expect("a listener");
-            let (mut server, _) = listener.accept().expect("a client");
-            client.write_all(b"x").expect("an open connection");
-            server.read_exact(&mut [0]).expect("a byte");
-            (client, server)
-        };
-        let (client, _server) = connect();
+        let (mut served, mut connection) = ask(&listener);
+        let served_at = Instant::now();
+        thread::sleep(Duration::from_millis(300));
+        connection.write_all(b"y").expect("an open connection");
+        served.read_exact(&mut [0]).expect("an answer");
+        let (client, _server) = ask(&listener);
         let asked = Instant::now();
-        let (_patient, _other) = connect();
+        let (_patient, _other) = ask(&listener);
         let mut hangups = Hangups::default();
         hangups.look();
         thread::sleep(Duration::from_millis(300));
         drop(client);
+        drop(served);
         let deadline = Instant::now() + Duration::from_secs(30);
         // Other tests have connections of their own.
-        let is_ours = |at: &Instant| {
-            at.max(&asked).duration_since(*at.min(&asked)) < Duration::from_millis(100)
+        let is_of = |at: Instant| {
+            move |found: &Instant| found.max(&at).duration_since(*found.min(&at)).as_millis() < 100
         };
-        while !hangups.look().iter().any(is_ours) {
+        loop {
+            let found = hangups.look();
+            assert!(!found.iter().any(is_of(served_at)), "it has its answer");
+            if found.iter().any(is_of(asked)) {
+                break;
+            }
             assert!(Instant::now() < deadline, "nobody hung up");
             thread::sleep(Duration::from_millis(5));
         }
-        assert!(!hangups.look().iter().any(is_ours));
+        assert!(!hangups.look().iter().any(is_of(asked)));
     }
 }

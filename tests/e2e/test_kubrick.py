@@ -69,7 +69,7 @@ def test_print_mode(environment, tmp_path):
 
 def test_program_in_a_terminal(environment, tmp_path):
     """A person types a question and sees the answer."""
-    environment["KUBRICK_PROVIDER"] = "triton"
+    environment |= {"KUBRICK_PROVIDER": "triton", "KUBRICK_CONTEXT_WINDOW": "8192"}
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
@@ -88,6 +88,8 @@ def test_program_in_a_terminal(environment, tmp_path):
                 screen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", data)
 
     try:
+        # What `make serve` prints is what the program goes by.
+        wait_for(r"Context window is only 8,192")
         wait_for(r"triton")
         time.sleep(1)  # the prompt takes keys only once it is drawn
         os.write(terminal, b"Say hello\r")

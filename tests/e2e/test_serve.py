@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from repository import DEMO
-from server import ROOT, free_ports
+from server import MODEL, ROOT, free_ports
 from test_seed import SEED
 
 SERVE = ROOT / "scripts" / "serve.sh"
@@ -106,10 +106,39 @@ def test_serve_and_ctrl_c():
         curl = (SEED / "stream.sh").read_text().replace("localhost:8000", f"localhost:{terminal.http_port}")
         assert curl in terminal.screen
         assert 'kubrick -p "Say hello" --provider triton' in terminal.screen
+        assert re.search(r"KUBRICK_CONTEXT_WINDOW=\d+ \\\n", terminal.screen)
         run_printed_curl(terminal.screen)
         os.write(terminal.terminal, b"\x03")
         assert terminal.wait() == 0, terminal.screen
         assert_gone(terminal.http_port)
+
+
+def test_settings():
+    """Settings become config parameters of a repository that is made for them, the demo's temperature stays 0."""
+    with serve(N_CTX="1024", N_PARALLEL="3", N_THREADS="1") as terminal:
+        terminal.wait_for("Ctrl-C stops the server")
+        assert "KUBRICK_CONTEXT_WINDOW=1024" in terminal.screen
+        run_printed_curl(terminal.screen)
+        text = (ROOT / "build" / "model_repository" / MODEL / "config.pbtxt").read_text()
+        for key, value in {"n_ctx": "1024", "n_parallel": "3", "n_threads": "1"}.items():
+            assert f'key: "{key}" value: {{ string_value: "{value}" }}' in text
+        assert r"{\"temperature\": 0}" in text
+
+
+def test_temperature():
+    with serve(TEMPERATURE=".5") as terminal:
+        terminal.wait_for("Ctrl-C stops the server")
+        log = (ROOT / "build" / "server.log").read_text()
+        assert "defaults of requests: temperature = 0.5 (config)" in log
+
+
+@pytest.mark.parametrize(
+    "name,value", [("TEMPERATURE", "warm"), ("TEMPERATURE", "-1"), ("N_CTX", "8k"), ("N_PARALLEL", '1" }'), ("N_THREADS", "-2")]
+)
+def test_a_setting_that_is_no_number(name, value):
+    with serve(**{name: value}) as terminal:
+        assert terminal.wait() != 0
+        assert f"{name} is '{value}'" in terminal.screen
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")

@@ -12,9 +12,9 @@ struct SocketWire(UnixStream, FakeWire);
 
 impl Wire for SocketWire {
     fn send(&mut self, text: &str) -> Result<(), Error> {
-        match self.0.write(&[0; 17]) {
-            Ok(_) => self.1.send(text),
-            Err(_) => Ok(()),
+        match matches!(self.0.write(&[0; 17]), Ok(17)) {
+            true => self.1.send(text),
+            false => Ok(()),
         }
     }
 

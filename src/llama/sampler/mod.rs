@@ -213,7 +213,7 @@ struct Draw {
 }
 
 enum MirostatDraw {
-    V1(MirostatV1),
+    V1(Box<MirostatV1>),
     /// llama.cpp's, with the temperature.
     V2(LlamaSampler),
 }
@@ -354,7 +354,10 @@ impl MirostatDraw {
     fn new(params: &SamplingParams, n_vocab: usize, seed: u32) -> Option<Self> {
         match params.mirostat {
             Mirostat::Off => None,
-            Mirostat::V1 => Some(Self::V1(MirostatV1::new(params, n_vocab, seed))),
+            Mirostat::V1 => {
+                let own = MirostatV1::new(params, n_vocab, seed);
+                Some(Self::V1(Box::new(own)))
+            }
             Mirostat::V2 => {
                 let temperature = LlamaSampler::temp(params.temperature);
                 let (tau, eta) = (params.mirostat_tau, params.mirostat_eta);
