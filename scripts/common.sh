@@ -138,6 +138,8 @@ drop_outdated() {
   for cache in "$ROOT"/target/release/build/llama-cpp-sys-2-*/out/build/CMakeCache.txt; do
     if [[ -e "$cache" && -n "$(find "$ROOT/include/compiler" -type f -newer "$cache" -print -quit)" ]]; then
       rm -rf "${cache%/out/build/*}"
+      # Links that now lead nowhere, and which the crate would not replace.
+      rm -f "$ROOT"/target/release/{,deps/,examples/}lib{ggml,ggml-base,llama,llama-common}.so
     fi
   done
 }
