@@ -1,4 +1,4 @@
-//! The README lists every parameter exactly as the tables of the code have it.
+//! The pages under `docs/` list every parameter and every field exactly as the tables of the code have it.
 
 use triton_llm::config::fields::FIELDS;
 use triton_llm::config::table::TABLE as CONFIG;
@@ -32,20 +32,20 @@ fn rows<T>(table: &Table<T>) -> Vec<String> {
     table.rows.iter().map(row).collect()
 }
 
-fn check(title: &str, rows: &[String]) {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(path).expect("README.md can be read");
-    let lines: Vec<_> = readme.lines().collect();
+fn check(page: &str, title: &str, rows: &[String]) {
+    let path = format!("{}/docs/{page}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("the page can be read");
+    let lines: Vec<_> = text.lines().collect();
     assert!(
         rows.iter().all(|row| lines.contains(&row.as_str())),
-        "README.md differs from the table of {title}, whose rows are:\n{}",
+        "docs/{page} differs from the table of {title}, whose rows are:\n{}",
         rows.join("\n")
     );
 }
 
 #[test]
 fn config_parameters_are_documented() {
-    check("config parameters", &rows(&CONFIG));
+    check("parameters.md", "config parameters", &rows(&CONFIG));
 }
 
 #[test]
@@ -54,12 +54,16 @@ fn configuration_fields_are_documented() {
         let reader = field.reader.as_str();
         format!("| `{}` | {reader} | {} |", field.name, field.meaning)
     };
-    check("fields", &FIELDS.iter().map(row).collect::<Vec<_>>());
+    check(
+        "parameters.md",
+        "fields",
+        &FIELDS.iter().map(row).collect::<Vec<_>>(),
+    );
 }
 
 #[test]
 fn request_parameters_are_documented() {
-    check("request parameters", &rows(&REQUEST));
+    check("requests.md", "request parameters", &rows(&REQUEST));
 }
 
 /// The names and defaults of the rows whose default is a value rather than a description.

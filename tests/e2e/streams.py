@@ -30,7 +30,7 @@ class GrpcStreams:
         """Cancels what has not ended.
 
         Only that: a cancel that meets a FINAL on its way can leave the model
-        loaded for ever in stock servers (README, Troubleshooting).
+        loaded for ever in stock servers (docs/troubleshooting.md).
         """
         self.client.stop_stream(cancel_requests=not all(a.ended for a in self.answers.values()))
         self.client.close()

@@ -351,10 +351,10 @@ def test_default_model_filename(load, loader):
 
 
 def test_every_field_of_the_configuration_is_documented():
-    """README says of each field of Triton's message what becomes of it."""
-    readme = (ROOT / "README.md").read_text()
+    """docs/parameters.md says of each field of Triton's message what becomes of it."""
+    page = (ROOT / "docs" / "parameters.md").read_text()
     for field in ModelConfig.DESCRIPTOR.fields:
-        assert re.search(rf"^\| `{field.name}` \| (the backend|Triton|nobody|refused) \|", readme, re.MULTILINE), field.name
+        assert re.search(rf"^\| `{field.name}` \| (the backend|Triton|nobody|refused) \|", page, re.MULTILINE), field.name
 
 
 def test_no_model_file(load):

@@ -266,7 +266,7 @@ def carry_out(server, order):
 
 
 def test_stop_with_copies_of_the_library(repository):
-    """Each model has a library of its own, as README allows; idle, and with a stream on every model."""
+    """Each model has a library of its own, as docs/operation.md allows; idle, and with a stream on every model."""
     for name in "abc":
         make_model(repository, config(name=name, **LONG_CONTEXT), name=name, library=LIBRARY)
 
