@@ -1,7 +1,7 @@
 //! What becomes of each field of a model configuration.
 //!
-//! [`FIELDS`] is the one place that says it: `raw` refuses through it what would be dropped in silence, and README.md
-//! has its rows. Pure.
+//! [`FIELDS`] is the one place that says it: `raw` refuses through it what would be dropped in silence, and
+//! docs/parameters.md has its rows. Pure.
 
 use serde_json::{Map, Value};
 
@@ -21,7 +21,7 @@ pub enum Reader {
 }
 
 impl Reader {
-    /// How README.md calls it.
+    /// How docs/parameters.md calls it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Backend => "the backend",
