@@ -26,9 +26,9 @@ llama-cpp-python, which holds llama.cpp 0.5.0; for a helper that 0.6.0 has dropp
 GPUS = """
 ## On GPUs
 
-Nothing has been measured: no machine with a GPU was to be had so far. `make gpu-check` packs what is needed, checks and
-measures on such a machine, and leaves a report, which belongs here. Where there is no GPU its path on the CPU passes: of
-27 steps 26, the other one is left out there.
+Nothing has been measured: no machine with a GPU has been at hand so far. `make gpu-check` packs what is needed, checks and
+measures on such a machine, and leaves a report, which belongs here. Where there is no GPU its path on the CPU passes: 26
+of 27 steps; the other one is left out there.
 """
 
 #: Rows that have a picture: the file's name, its title and unit, and the row numbers.
