@@ -9,7 +9,7 @@ use regex_lite::Regex;
 use crate::config::{self, Gpu, Parameters, TensorOverride};
 use crate::llama::{CacheType, FlashAttention, ModelFile, Tensor};
 
-/// Of the memory that is free at load, one in so many bytes may hold what has left the KV cache.
+/// One byte in this many of the memory that is free at load may hold what has left the KV cache.
 const HOST_PART: u64 = 4;
 
 /// Live rows of the widest layer in a step: gate, up and their product.
@@ -218,7 +218,7 @@ enum Home {
     Gpu(usize),
 }
 
-/// Compiled patterns, each with where what it matches goes.
+/// Compiled patterns, each with the place of what it matches.
 struct Overrides(Vec<(Regex, Home)>);
 
 impl Overrides {

@@ -40,7 +40,7 @@ pub(super) struct Fit<'a> {
     pub(super) n_ctx: RangeInclusive<u32>,
     /// Slots: what is set, or the least and the most.
     pub(super) n_slots: RangeInclusive<u32>,
-    /// The slots go by so many at a time, one for each instance.
+    /// Slots are given up this many at a time, one for each instance.
     pub(super) n_instances: u32,
     /// Whether all slots share the cells; else each has `n_ctx` of them.
     pub(super) kv_unified: bool,
@@ -269,7 +269,7 @@ impl Fit<'_> {
         })
     }
 
-    /// What each GPU holds of so many layers.
+    /// What each GPU holds where it has as many layers as `counts` says.
     fn shares(&self, counts: &[u32], ratios: &[f32], size: &Size) -> Vec<Share> {
         let mut start = size.first;
         let mut shares = Vec::new();

@@ -13,9 +13,9 @@ use super::sockets::{is_stream_of, open_files, option, queued};
 
 /// The part of a socket's room that streams known to use it may fill.
 const SHARE: f64 = 0.25;
-/// The part from which streams wait too of which it is not known what they use: gRPC's use none.
+/// The part from which streams that are not known to use it wait, too: gRPC's use none.
 const SHARE_OF_UNKNOWN: f64 = 0.75;
-/// How often such a stream is told to wait before it may try: then its socket is known, or not that one.
+/// How often such a stream is told to wait before it may try: then its socket is known, or is not this one.
 const N_WAITS: u32 = 200;
 /// Responses after which what is known of a stream is doubted, where its socket did not grow by them.
 const N_DOUBTS: u32 = 8;
@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    /// A pair as the HTTP front end has one for each thread: where it is full, what is written is lost.
+    /// A pair like that which the HTTP front end has for each thread: where it is full, what is written is lost.
     fn pair() -> (UnixStream, UnixStream) {
         let (writer, reader) = UnixStream::pair().expect("a pair of sockets");
         writer.set_nonblocking(true).expect("an open socket");

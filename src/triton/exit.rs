@@ -31,7 +31,7 @@ extern "C" fn stop() {
 /// Arranges that [`while_running`] stops at exit.
 ///
 /// What is registered last is called first, so this is for after a first step:
-/// by then the static objects exist whose destructors must not come before.
+/// the static objects whose destructors must not come before have been made by then.
 pub(crate) fn stop_at_exit() {
     static ONCE: Once = Once::new();
     // SAFETY: `stop` takes no arguments and does not unwind. It is the

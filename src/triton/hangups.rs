@@ -1,9 +1,9 @@
 //! Clients over HTTP that hung up while they waited for an answer.
 //!
-//! Triton's HTTP front end does not look at a connection while its request runs: that a client is gone it
-//! notices at the next write, and until then says nothing. The kernel knows, and can be asked for the process's
-//! own connections; which request a connection belongs to it cannot say, but when its client last sent something.
-//! Used by the delivery thread.
+//! Triton's HTTP front end does not look at a connection while its request runs: it notices at the next write that
+//! a client is gone, and until then says nothing. The kernel knows, and can be asked for the process's own
+//! connections. It cannot say which request a connection belongs to, but when its client last sent something. Used
+//! by the delivery thread.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

@@ -36,7 +36,7 @@ const DEFAULT_EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 const MARGIN: Duration = Duration::from_secs(3);
 /// How long tritonserver waits for its signal while requests are in flight.
 const HOLD: Duration = Duration::from_secs(1);
-/// How often it is looked whether some are.
+/// How often it is asked whether some are.
 const POLL: Duration = Duration::from_millis(1);
 
 /// What this copy knows of the stop; nothing in a host that is not the tritonserver program.

@@ -8,7 +8,7 @@ use triton_llm::llama::{ContextParams, LoadParams, Model, ModelFile, Runner};
 use crate::running::{generate, greedy};
 use crate::writer::{Folder, Gguf, N_EMBD, N_FF, N_LAYERS, Value, tiny_model};
 
-/// The good file with a table of so many learned positions.
+/// The good file with a table of `n_positions` learned positions.
 fn with_positions(n_positions: u64) -> Vec<u8> {
     let mut gguf = tiny_model();
     let numbers = vec![0.0; 32 * n_positions as usize];

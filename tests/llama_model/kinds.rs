@@ -77,7 +77,7 @@ impl Kind {
     }
 }
 
-/// A runner of which a token does not hang on who is computed with whom.
+/// A runner whose tokens do not depend on who is computed with whom.
 pub fn runner(model: &Arc<Model>, n_slots: usize, n_cells: usize, n_ubatch: usize) -> Runner {
     let params = ContextParams {
         n_slots,

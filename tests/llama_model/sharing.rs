@@ -16,7 +16,7 @@ use crate::kinds::{KINDS, Kind, runner, tokens};
 enum Act {
     /// A request comes: its number, its prompt, and how many tokens it answers.
     Ask(u64, &'static [Part], u32),
-    /// So many steps run.
+    /// This many steps run.
     Steps(usize),
     /// A request's client goes away.
     Cancel(u64),

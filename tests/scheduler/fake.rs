@@ -261,7 +261,7 @@ pub fn generate_alone(new: &NewSequence, n_ctx: usize, sample: Sample) -> (Answe
     (answer, history)
 }
 
-/// Where the stop string begins that is complete first; of several at one place, the longest.
+/// Where the stop string that is complete first begins; of several at one place, the longest.
 pub fn find_first_stop(text: &str, stops: &[String]) -> Option<usize> {
     (0..=text.len()).find_map(|end| {
         let complete = stops

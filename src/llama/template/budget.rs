@@ -1,7 +1,7 @@
 //! What a rendering may cost besides its instructions: a budget of bytes, spent by each operation before it
 //! touches or makes them, and a time by which it is done.
 //!
-//! Used by `operators` and `filters` on the thread that renders: the budget is of that thread.
+//! Used by `operators` and `filters` on the thread that renders, which has a budget of its own.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -58,7 +58,7 @@ pub(super) fn is_list(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
 }
 
-/// Spends the bytes of a value with all that is in it, so many times.
+/// Spends the bytes of a value with all that is in it, `times` over.
 pub(super) fn weigh(value: &Value, times: u64) -> Result<(), Error> {
     walk(value, 0, &mut |part| {
         let n_bytes = part.as_str().map_or(0, |text| text.len() as u64);

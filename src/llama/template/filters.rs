@@ -58,7 +58,7 @@ pub(super) fn guard(environment: &mut Environment<'static>) {
 /// What a filter of minijinja's costs.
 #[derive(Clone, Copy)]
 enum Cost {
-    /// So many times the bytes of all that it is given.
+    /// This many times the bytes of all that it is given.
     Bytes(u64),
     /// An element each.
     Elements,

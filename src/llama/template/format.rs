@@ -1,7 +1,7 @@
 //! Formatting: `%`, the filter `format` and the method `format`, with Python's text of each value.
 //!
-//! Called by templates, on the thread that renders. minijinja formats; here is what it takes for other text than
-//! Python does, and the bound on widths.
+//! Called by templates, on the thread that renders. minijinja formats; what is here gives it Python's text of
+//! values, and bounds widths.
 
 use minijinja::value::ValueKind;
 use minijinja::{Error, FormatStyle, Value, format_filter};
@@ -78,7 +78,7 @@ pub(super) fn printf(text: &str, args: &[Value]) -> Result<Value, Error> {
     format_filter(FormatStyle::Printf, &plain, &values).map(Value::from)
 }
 
-/// Spends what comes of values that each of so many fields may name.
+/// Spends what comes of values that each of `n_fields` fields may name.
 fn repeated(n_fields: usize, args: &[Value]) -> Result<(), Error> {
     for arg in args {
         let n_bytes = python::str(arg)?.len() as u64;

@@ -91,7 +91,7 @@ fn spend_for(value: &Value, name: &str, args: &[Value]) -> Result<(), Error> {
         "startswith" | "endswith" | "removeprefix" | "removesuffix" => 1,
         _ => 8,
     };
-    // What only its beginning or end is looked at costs no more than what it is compared with.
+    // A text of which only the beginning or the end is looked at costs no more than what it is compared with.
     let is_short = matches!(name, "startswith" | "endswith") && args.len() == 1;
     let all = std::iter::once(value).chain(args);
     all.skip(usize::from(is_short))

@@ -1,6 +1,6 @@
 //! What a template wants, and what it lacks, found out at load by rendering conversations.
 //!
-//! Called once for each template. Finds what no rendering of these conversations shows only where it is a name.
+//! Called once for each template. What no rendering of these conversations reaches is found only where it is a name.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -63,7 +63,7 @@ impl ChatTemplate {
         let mut content = self.content_form()?;
         if content.is_err() {
             self.wants.no_tools = NoTools::EmptyList;
-            // What fails in both ways is said of the usual one.
+            // Where both ways fail, the finding is that of the usual one.
             match self.content_form()? {
                 Ok(found) => content = Ok(found),
                 Err(_) => self.wants.no_tools = NoTools::None,
@@ -143,7 +143,7 @@ impl ChatTemplate {
         }
     }
 
-    /// Whether system messages come through, or would not where they are merged either.
+    /// Whether system messages come through; also true where they do not even when they are merged.
     fn takes_system(&self) -> Result<bool, TemplateError> {
         let messages = [
             Message::new(Role::System, SYSTEM),
@@ -176,7 +176,7 @@ impl ChatTemplate {
         })
     }
 
-    /// What the template calls and nobody knows: filters and tests in whatever branch, and what conversations reach.
+    /// What the template calls and what does not exist: filters and tests in whatever branch, and what conversations reach.
     fn missing(&self) -> Result<BTreeSet<String>, TemplateError> {
         let state = self.environment.empty_state();
         let mut missing = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! That no template is without limits, and what is found out of one at load. What templates mean, `tests/templates.rs`
-//! compares with Python.
+//! That no template is without limits, and what is found out about one at load. `tests/templates.rs`
+//! compares what templates mean with Python.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -220,7 +220,7 @@ fn hostile() -> Vec<(String, &'static str)> {
 
 #[test]
 fn no_template_takes_memory_time_or_stack_without_end() {
-    // As large as of the threads that load models.
+    // As large as those of the threads that load models.
     let thread = thread::Builder::new().stack_size(8 << 20).spawn(|| {
         let mut slowest = Duration::ZERO;
         for (source, expected) in hostile() {

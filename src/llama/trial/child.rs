@@ -65,7 +65,7 @@ std::arch::global_asm!(
 /// `arguments` are `n_arguments` C strings that live as long as the process.
 unsafe extern "C" fn main(n_arguments: c_int, arguments: *const *const c_char) -> c_int {
     let n_arguments = usize::try_from(n_arguments).unwrap_or(0);
-    // SAFETY: there are so many, says the caller.
+    // SAFETY: the index is below `n_arguments`, so it is that of a C string that lives, says the caller.
     let arguments = (0..n_arguments).map(|index| unsafe { CStr::from_ptr(*arguments.add(index)) });
     let arguments: Vec<_> = arguments.map(CStr::to_string_lossy).collect();
     let trial = match &arguments[..] {
@@ -101,7 +101,7 @@ fn stage(what: &str) {
     say(&format!("{STAGE}{what}"));
 }
 
-/// Sees to it that a trial harms nobody else: it ends with the server, is what is killed where memory
+/// Sees to it that a trial harms nobody else: it ends with the server, is killed first where memory
 /// is short, leaves no core file, and holds nothing of what the server has open.
 fn restrict() {
     let no_core = libc::rlimit {

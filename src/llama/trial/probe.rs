@@ -30,7 +30,7 @@ const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 const I32: u32 = 5;
 
-/// The kind of a tensor of weights that rows are multiplied with, `None` of any other.
+/// The kind of a tensor of weights that rows are multiplied with, `None` for any other.
 pub(super) fn kind_of(tensor: &Tensor) -> Option<u32> {
     let is_matrix = tensor.n_rows > 1 && tensor.name.ends_with(".weight");
     let is_looked_up = [

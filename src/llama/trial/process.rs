@@ -20,10 +20,10 @@ pub(super) const STAGE: &str = "stage ";
 pub(super) const PASSED: &str = "passed";
 pub(super) const REFUSED: &str = "refused";
 
-/// How long it takes at most to hear a process out that was killed.
+/// How long it takes at most to hear out a process that was killed.
 const PATIENCE_FOR_OUTPUT: Duration = Duration::from_secs(5);
 
-/// Of what the process said at last, so many lines and characters are kept.
+/// Lines and characters that are kept of what the process said last.
 const N_LAST_LINES: usize = 3;
 const MAX_LAST_CHARS: usize = 1024;
 
@@ -46,14 +46,14 @@ pub(super) enum Outcome {
     },
 }
 
-/// How a process ended that was to say more.
+/// How a process that was to say more ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
     Signal(i32),
     Status(i32),
-    /// Who waited for it was somebody else.
+    /// Somebody else waited for it.
     Unknown,
-    /// It was ended after so long.
+    /// It was ended once this time was over.
     Late(Duration),
 }
 
@@ -103,7 +103,7 @@ impl Program {
         }
     }
 
-    /// Runs a trial to its end, or until it has taken so long.
+    /// Runs a trial to its end, for `patience` at most.
     pub(super) fn run(&self, trial: &Trial, patience: Duration) -> Outcome {
         let mut child = match self.start(trial) {
             Ok(child) => child,
@@ -119,7 +119,7 @@ impl Program {
         let mut said = heard.recv_timeout(patience);
         let is_late = said.is_err();
         if is_late {
-            // With it goes who holds its output. Where it has just ended, this does nothing.
+            // Whoever holds its output goes with it. Where it has just ended, this does nothing.
             let _ = child.kill();
             said = heard.recv_timeout(PATIENCE_FOR_OUTPUT);
         }
