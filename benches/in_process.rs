@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use triton_llm::engine::{
-    Event, Limits, NewSequence, Plan, Row, Scheduler, SequenceId, SlotId, Token,
+    Ended, Event, Limits, NewSequence, Plan, Row, Scheduler, SequenceId, SlotId, Token,
 };
 use triton_llm::llama::{ContextParams, FlashAttention, LoadParams, Model, Runner};
 use triton_llm::protocol::SamplingParams;
@@ -120,13 +120,9 @@ impl Driver {
             n_cells: runner.n_cells(),
             sharing: runner.sharing(),
             n_host: 1 << 20,
-            n_rows_to_park: usize::MAX,
-            n_ctx: runner.n_cells(),
             n_batch: runner.n_batch(),
-            max_draft: 0,
-            n_draft_rows: 0,
-            max_queue: workload.sessions.len(),
             target_itl: Duration::from_millis(config.target_itl_ms),
+            ..Limits::default()
         };
         Ok(Self {
             scheduler: Scheduler::new(limits),
@@ -192,10 +188,8 @@ impl Driver {
             let sampler = self.runner.model().sampler(&sampling, &prompt);
             self.runner.open(id, sampler);
             self.scheduler.submit(NewSequence {
-                id,
-                prompt,
                 max_tokens: Some(turn.max_tokens),
-                stop: Vec::new(),
+                ..NewSequence::new(id, prompt)
             })?;
             let record = Record {
                 session: index,
@@ -237,25 +231,21 @@ impl Driver {
 
     fn handle(&mut self, event: Event) {
         let now = milliseconds(self.start.elapsed());
-        match event {
-            Event::Started { .. } => {}
-            Event::Text { sequence, text } => {
-                if let Some(record) = self.running.get_mut(&sequence) {
-                    record.arrivals_ms.push(now);
-                    record.answer.text += &text;
-                }
+        if let Some(record) = self.running.get_mut(&event.sequence) {
+            let texts = event.chosen.iter().map(|chosen| &chosen.text);
+            for text in texts.filter(|text| !text.is_empty()) {
+                record.arrivals_ms.push(now);
+                record.answer.text += text;
             }
-            Event::Finished {
-                sequence, usage, ..
-            } => {
-                self.runner.close(sequence);
-                if let Some(mut record) = self.running.remove(&sequence) {
-                    record.ended_ms = now;
-                    record.answer.prompt_tokens = usage.prompt_tokens.into();
-                    record.answer.cached_tokens = usage.cached_tokens.into();
-                    record.answer.completion_tokens = usage.completion_tokens.into();
-                    self.ended.push(record);
-                }
+        }
+        if let Some(Ended { usage, .. }) = event.end {
+            self.runner.close(event.sequence);
+            if let Some(mut record) = self.running.remove(&event.sequence) {
+                record.ended_ms = now;
+                record.answer.prompt_tokens = usage.prompt_tokens.into();
+                record.answer.cached_tokens = usage.cached_tokens.into();
+                record.answer.completion_tokens = usage.completion_tokens.into();
+                self.ended.push(record);
             }
         }
     }

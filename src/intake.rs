@@ -109,12 +109,13 @@ impl Intake {
     pub(crate) fn start(
         reading: Reading,
         limits: Limits,
+        max_queue: usize,
         runner: Runner,
         drafter: Option<Box<dyn Drafter>>,
         is_serving: Box<dyn Fn() -> bool + Send>,
         delivery: &Arc<Delivery>,
     ) -> Result<Self, Error> {
-        let limit = limits.n_slots + limits.max_queue;
+        let limit = limits.n_slots + max_queue;
         // Both hold every request in flight, so that sending never waits.
         let (sender, requests) = bounded(limit);
         let (jobs, inbox) = bounded(limit);
@@ -289,10 +290,9 @@ impl Reading {
         }
         let sampler = self.weights.sampler(&request.sampling, &prompt);
         let sequence = NewSequence {
-            id,
-            prompt,
             max_tokens: request.max_tokens,
             stop: request.stop,
+            ..NewSequence::new(id, prompt)
         };
         Ok(Ready {
             sequence,

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::delivery::{End, Outbox};
 use crate::engine::{
-    Drafter, Drafting, Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, SubmitError,
+    Drafter, Drafting, Ended, Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, SubmitError,
 };
 use crate::llama::{Runner, Sampler};
 use crate::triton::{Code, Error, now_ns, while_running};
@@ -175,24 +175,17 @@ impl<R: StepRunner> Worker<R> {
     }
 
     fn handle(&mut self, event: Event, planned_ns: u64) {
-        match event {
-            Event::Started { sequence } => {
-                if let Some(outbox) = self.live.get(&sequence) {
-                    outbox.started(planned_ns);
-                }
+        if let Some(outbox) = self.live.get(&event.sequence) {
+            if event.started {
+                outbox.started(planned_ns);
             }
-            Event::Text { sequence, text } => {
-                if let Some(outbox) = self.live.get(&sequence) {
-                    outbox.push(&text);
-                }
+            let texts = event.chosen.iter().map(|chosen| &chosen.text);
+            for text in texts.filter(|text| !text.is_empty()) {
+                outbox.push(text);
             }
-            Event::Finished {
-                sequence,
-                reason,
-                usage,
-            } => {
-                self.finish(sequence, End::Complete { reason, usage });
-            }
+        }
+        if let Some(Ended { reason, usage }) = event.end {
+            self.finish(event.sequence, End::Complete { reason, usage });
         }
     }
 
@@ -238,7 +231,6 @@ impl<R: StepRunner> Worker<R> {
 fn refusal(error: &SubmitError) -> Error {
     let code = match error {
         SubmitError::EmptyPrompt | SubmitError::PromptTooLong { .. } => Code::InvalidArg,
-        SubmitError::QueueFull { .. } => Code::Unavailable,
         SubmitError::DuplicateId { .. } => Code::Internal,
     };
     Error::new(code, error.to_string())

@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
-use triton_llm::engine::{
-    Event, Limits, NewSequence, Sampled, Scheduler, SequenceId, Sharing, Token,
-};
+use triton_llm::engine::{Limits, NewSequence, Sampled, Scheduler, SequenceId, Token};
 use triton_llm::llama::{CHATML, ChatTemplate, LoadParams, Model, TemplateError};
 use triton_llm::protocol::{Message, Role};
 
@@ -78,25 +76,14 @@ fn streamed(model: &Model, tokens: &[Token]) -> String {
         return String::new();
     }
     let mut scheduler = Scheduler::new(Limits {
-        n_slots: 1,
         n_cells: 1024,
-        n_ctx: 1024,
         n_batch: 16,
-        max_draft: 0,
-        n_draft_rows: 0,
-        max_queue: 1,
-        n_kept: 0,
-        sharing: Sharing::None,
-        n_host: 0,
-        n_rows_to_park: 0,
-        target_itl: std::time::Duration::from_secs(1),
+        ..Limits::default()
     });
     let sequence = SequenceId(1);
     let new = NewSequence {
-        id: sequence,
-        prompt: vec![Token(0)],
         max_tokens: Some(tokens.len() as u32),
-        stop: Vec::new(),
+        ..NewSequence::new(sequence, vec![Token(0)])
     };
     scheduler.submit(new).expect("there is room");
     let mut text = String::new();
@@ -111,9 +98,7 @@ fn streamed(model: &Model, tokens: &[Token]) -> String {
             end: false,
         };
         for event in scheduler.apply(&[sampled], now) {
-            if let Event::Text { text: piece, .. } = event {
-                text.push_str(&piece);
-            }
+            text.extend(event.chosen.into_iter().map(|chosen| chosen.text));
         }
     }
     text

@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("engine", &[]),
     ("protocol", &["engine"]),
-    ("config", &["protocol"]),
+    ("config", &["engine", "protocol"]),
     ("cgroup", &[]),
     ("memory", &["cgroup"]),
     ("devices", &["config"]),

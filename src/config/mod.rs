@@ -23,10 +23,9 @@ pub use parameters::{CacheType, FlashAttn, Parameters, SpeculativeMethod};
 pub use placement::{Gpu, Place, Placement, UnusableGpu, placement};
 pub use raw::{InstanceGroup, InstanceKind};
 
-use raw::RawConfig;
+pub use crate::engine::MAX_SLOTS;
 
-/// Slots of one engine: llama.cpp's limit on sequences in one context.
-pub const MAX_SLOTS: usize = 256;
+use raw::RawConfig;
 
 /// Bytes of a chat template, in the configuration or in a file.
 pub const MAX_TEMPLATE_BYTES: usize = 1024 * 1024;

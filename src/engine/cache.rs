@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 
-use super::ids::{SlotId, Token};
-use super::limits::Limits;
+use super::ids::{Scope, SlotId, Token};
+use super::limits::{Limits, Sharing};
 use super::plan::CacheOp;
+use super::prefix::Prefix;
 use super::prefix_tree::{Match, PrefixTree};
 
 /// A shorter beginning is computed again: that costs less than to share it.
@@ -19,18 +20,6 @@ const MIN_EVICTED_CELLS: usize = 64;
 /// The cells kept of what nobody has shared yet, times the slots that run, are at most one in so many
 /// of all: each costs every row of every step a look, and few prompts come again.
 const UNPROVEN_PART: usize = 4;
-
-/// What the memory of the model lets sequences share.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Sharing {
-    /// Nothing: each sequence computes all its tokens.
-    #[default]
-    None,
-    /// All the tokens of a slot or none: the memory cannot be cut back to fewer.
-    Whole,
-    /// Any beginning.
-    Prefix,
-}
 
 /// The slots and cells of one KV cache.
 ///
@@ -83,24 +72,24 @@ impl Cache {
     }
 
     /// How many of a sequence's tokens some slot holds already, and could share now.
-    pub(super) fn n_shareable(&self, tokens: &[Token]) -> usize {
-        self.find(tokens).map_or(0, |found| found.n_tokens)
+    pub(super) fn n_shareable(&self, prefix: Prefix) -> usize {
+        self.find(prefix).map_or(0, |found| found.n_tokens)
     }
 
-    /// Takes a slot and cells for `tokens`, so that `n_spare` more could be had; `None` where they
-    /// cannot.
+    /// Takes a slot and cells for a sequence's tokens, so that `n_spare` more could be had; `None`
+    /// where they cannot.
     ///
     /// At least one token is left to compute.
-    pub(super) fn admit(&mut self, tokens: &[Token], n_spare: usize) -> Option<Admitted> {
-        let found = self.make_room(tokens, n_spare)?;
+    pub(super) fn admit(&mut self, prefix: Prefix, n_spare: usize) -> Option<Admitted> {
+        let found = self.make_room(prefix, n_spare)?;
         let n_shared = found.map_or(0, |found| found.n_tokens);
         let slot = match found {
-            None => self.open_empty()?,
+            None => self.open_empty(prefix.scope)?,
             Some(found) if self.tree.is_parked(found.slot) => self.open_parked(found)?,
             Some(found) => self.open(found)?,
         };
         self.reserved[usize::from(slot.0)] = Some(0);
-        self.reserve(slot, tokens.len() - n_shared);
+        self.reserve(slot, prefix.tokens.len() - n_shared);
         Some(Admitted { slot, n_shared })
     }
 
@@ -207,9 +196,9 @@ impl Cache {
         self.reserved.iter().flatten().sum()
     }
 
-    /// What a sequence with these tokens may share; the last one is computed in any case.
-    fn find(&self, tokens: &[Token]) -> Option<Match> {
-        let (_, beginning) = tokens.split_last()?;
+    /// What a sequence with these tokens may share.
+    fn find(&self, prefix: Prefix) -> Option<Match> {
+        let beginning = prefix.shareable()?;
         let found = match self.sharing {
             Sharing::None => None,
             Sharing::Whole => self.tree.longest_whole_match(beginning),
@@ -251,14 +240,15 @@ impl Cache {
     /// What a sequence may share once its blocks, if any, are in cells: for these there is room then.
     ///
     /// `None` where the cells do not do for it.
-    fn make_room(&mut self, tokens: &[Token], n_spare: usize) -> Option<Option<Match>> {
+    fn make_room(&mut self, prefix: Prefix, n_spare: usize) -> Option<Option<Match>> {
+        let n_needed = prefix.tokens.len() + n_spare;
         loop {
-            let mut found = self.find(tokens);
-            if !self.has_room(tokens, n_spare, found) {
+            let mut found = self.find(prefix);
+            if !self.has_room(n_needed, found) {
                 // More may have to come into cells than is of use.
                 found = found.and_then(|found| self.tree.with_cells(found));
                 found = found.filter(|found| found.n_tokens >= MIN_SHARED_TOKENS);
-                if !self.has_room(tokens, n_spare, found) {
+                if !self.has_room(n_needed, found) {
                     return None;
                 }
             }
@@ -284,7 +274,8 @@ impl Cache {
         }
     }
 
-    fn has_room(&self, tokens: &[Token], n_spare: usize, found: Option<Match>) -> bool {
+    /// Whether there are cells for so many tokens, those of a match among them.
+    fn has_room(&self, n_needed: usize, found: Option<Match>) -> bool {
         let (n_shared, n_kept) = match found {
             Some(found) => (
                 found.n_tokens,
@@ -292,13 +283,13 @@ impl Cache {
             ),
             None => (0, 0),
         };
-        self.n_free() + self.n_cached() >= tokens.len() - n_shared + n_spare + n_kept
+        self.n_free() + self.n_cached() >= n_needed - n_shared + n_kept
     }
 
     /// A slot that may run and holds nothing.
-    fn open_empty(&mut self) -> Option<SlotId> {
+    fn open_empty(&mut self, scope: Scope) -> Option<SlotId> {
         let (slot, _) = self.vacate()?;
-        self.tree.open(slot, None);
+        self.tree.open_empty(slot, scope);
         Some(slot)
     }
 
@@ -332,7 +323,7 @@ impl Cache {
             slot: source,
             n_tokens,
         };
-        self.tree.open(slot, Some(found));
+        self.tree.open(slot, found);
         if goes_on {
             // Who has come back will come again.
             self.tree.touch(slot, self.clock);
@@ -355,7 +346,7 @@ impl Cache {
         let loads = blocks.into_iter();
         self.ops
             .extend(loads.map(|block| CacheOp::Load { slot, block }));
-        self.tree.open(slot, Some(found));
+        self.tree.open(slot, found);
         // A block comes whole; what others had of it beyond the match goes back.
         for rest in self.tree.park(found.slot) {
             self.ops.push(CacheOp::save(slot, &rest));

@@ -50,10 +50,10 @@ pub(super) struct Room {
     pub(super) time: Duration,
 }
 
-/// Gives the oldest prompt half of the room and the others what is left, those with the least to do
-/// first; what nobody else needs goes to the oldest. They come oldest first.
+/// Gives the first prompt half of the room and the others what is left, those with the least to do
+/// first; what nobody else needs goes to the first. They come in order of rank.
 pub(super) fn share_out(room: &Room, step_time: &StepTime, chunks: &mut [Chunk]) {
-    let Some((oldest, others)) = chunks.split_first_mut() else {
+    let Some((first, others)) = chunks.split_first_mut() else {
         return;
     };
     let time = room.time.mul_f64(AIM);
@@ -70,13 +70,13 @@ pub(super) fn share_out(room: &Room, step_time: &StepTime, chunks: &mut [Chunk])
     if !others.is_empty() {
         let decoding = step_time.predict(room.base);
         let half = decoding + time.saturating_sub(decoding) / 2;
-        grow(oldest, half, room.n_rows.div_ceil(2));
+        grow(first, half, room.n_rows.div_ceil(2));
         let mut others: Vec<&mut Chunk> = others.iter_mut().collect();
         others.sort_by_key(|chunk| chunk.n_left());
         for chunk in others {
             grow(chunk, time, room.n_rows);
         }
     }
-    let n_rows = grow(oldest, time, room.n_rows);
-    grow(oldest, Duration::MAX, MIN_ROWS.saturating_sub(n_rows));
+    let n_rows = grow(first, time, room.n_rows);
+    grow(first, Duration::MAX, MIN_ROWS.saturating_sub(n_rows));
 }

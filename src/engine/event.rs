@@ -1,34 +1,41 @@
 //! What the scheduler reports about sequences; the worker thread hands each event to its request.
 
-use super::ids::SequenceId;
+use super::ids::{SequenceId, Token};
 
-/// Something that happened to one sequence.
+/// What one step did to one sequence.
 ///
-/// A sequence's events come in this order: one `Started`, any number of `Text`, one `Finished`.
-/// A sequence that is cancelled or fails gets no further event.
+/// A step that only reads more of a prompt has no event but the sequence's first. A sequence that is
+/// cancelled or fails gets no further event.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// The first rows of the sequence have run; not repeated after a preemption.
-    Started {
-        /// Whose event it is.
-        sequence: SequenceId,
-    },
-    /// More of the answer: whole characters, never empty.
-    Text {
-        /// Whose event it is.
-        sequence: SequenceId,
-        /// The text that follows what earlier events carried.
-        text: String,
-    },
-    /// The answer is complete and the scheduler has forgotten the sequence.
-    Finished {
-        /// Whose event it is.
-        sequence: SequenceId,
-        /// Why it ended.
-        reason: FinishReason,
-        /// What it cost.
-        usage: Usage,
-    },
+pub struct Event {
+    /// Whose event it is.
+    pub sequence: SequenceId,
+    /// Whether its first rows ran in this step; true once, not repeated after a preemption.
+    pub started: bool,
+    /// The tokens chosen, in their order: several where a draft was right, none while its prompt is
+    /// read.
+    pub chosen: Vec<Chosen>,
+    /// Set where the answer is complete; the scheduler has forgotten the sequence then.
+    pub end: Option<Ended>,
+}
+
+/// A token that was chosen, and the text that became complete with it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chosen {
+    /// The token; the one that ends the generation, too.
+    pub token: Token,
+    /// What follows the text of the tokens before it: whole characters, often none. A character that
+    /// is cut short or what may become a stop string comes with a later token.
+    pub text: String,
+}
+
+/// The end of a sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// What it cost.
+    pub usage: Usage,
 }
 
 /// Why a sequence ended, in OpenAI's words.

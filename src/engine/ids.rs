@@ -15,3 +15,8 @@ pub struct Token(pub i32);
 /// Keys and values that lie in host memory, numbered by the engine and never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct BlockId(pub u64);
+
+/// What keys and values depend on beside the tokens before them: sequences of different scopes share
+/// none. The default is the model alone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct Scope(pub u64);

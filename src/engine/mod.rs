@@ -14,13 +14,16 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `ids` | [`SequenceId`], [`SlotId`], [`Token`], [`BlockId`] |
-//! | `plan` | what goes to the runner and comes back: [`Plan`], [`CacheOp`], [`Row`], [`Sampled`] |
-//! | `event` | what goes back to the requests: [`Event`], [`Usage`] |
+//! | `ids` | [`SequenceId`], [`SlotId`], [`Token`], [`BlockId`], [`Scope`] |
 //! | `limits` | what the scheduler is given: [`Limits`], [`NewSequence`] |
-//! | `plan_builder` | a plan while it is made |
+//! | `plan` | what goes to the runner and comes back: [`Plan`], [`CacheOp`], [`Row`], [`Sampled`] |
+//! | `event` | what goes back to the requests: [`Event`], [`Chosen`], [`Ended`] |
+//! | `stats` | what is counted: [`Stats`] |
 //! | `scheduler` | the policy: [`Scheduler`] |
+//! | `rank` | the order of sequences |
 //! | `sequence` | one request's tokens and progress |
+//! | `plan_builder` | a plan while it is made |
+//! | `prefix` | the beginnings that sequences share, each within its scope |
 //! | `cache` | who holds which slot and how many cells of the KV cache, and what is shared |
 //! | `prefix_tree` | which tokens the cache holds, and which lie in host memory |
 //! | `chunk` | how many rows of a step each prompt gets |
@@ -36,17 +39,20 @@ mod ids;
 mod limits;
 mod plan;
 mod plan_builder;
+mod prefix;
 mod prefix_tree;
+mod rank;
 mod scheduler;
 mod sequence;
+mod stats;
 mod step_time;
 mod stop;
 mod text;
 
-pub use cache::Sharing;
 pub use draft::{Draft, Drafter, Drafting, PromptLookup};
-pub use event::{Event, FinishReason, Usage};
-pub use ids::{BlockId, SequenceId, SlotId, Token};
-pub use limits::{Limits, NewSequence, SubmitError};
+pub use event::{Chosen, Ended, Event, FinishReason, Usage};
+pub use ids::{BlockId, Scope, SequenceId, SlotId, Token};
+pub use limits::{Limits, MAX_SLOTS, NewSequence, Sharing, SubmitError};
 pub use plan::{CacheOp, Plan, Row, Sampled};
 pub use scheduler::Scheduler;
+pub use stats::Stats;

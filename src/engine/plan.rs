@@ -2,8 +2,9 @@
 //!
 //! Plain values on the worker thread: no behaviour beyond being looked at.
 
+use std::ops::Range;
+
 use super::ids::{BlockId, SequenceId, SlotId, Token};
-use super::prefix_tree::Block;
 
 /// The work of one step.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -85,6 +86,13 @@ impl CacheOp {
             block: block.id,
         }
     }
+}
+
+/// Tokens of one sequence that lie in host memory together, and which of its tokens they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Block {
+    pub(super) id: BlockId,
+    pub(super) tokens: Range<usize>,
 }
 
 /// A number of tokens of one sequence.

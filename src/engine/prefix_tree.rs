@@ -2,15 +2,15 @@
 //!
 //! Only [`Cache`](super::cache::Cache) calls this, on the worker thread. A slot's tokens are the
 //! path from the root to the slot's node, so a cell that several slots share is one token of one
-//! node. It knows neither what is reserved nor how llama.cpp numbers its cells. What lies in host
+//! node. Each path is of one scope, and only looked for within it. It knows neither what is reserved nor how llama.cpp numbers its cells. What lies in host
 //! memory is in `parked`.
 
 mod parked;
 
 use std::ops::Range;
 
-use super::ids::{BlockId, SlotId, Token};
-pub(super) use parked::Block;
+use super::ids::{BlockId, Scope, SlotId, Token};
+use super::prefix::{Prefix, n_common};
 
 /// The node without tokens from which every path starts.
 const ROOT: usize = 0;
@@ -20,6 +20,7 @@ const ROOT: usize = 0;
 /// # Invariants
 /// - Every node but the root has tokens, and has a slot whose path ends there, two children, or one
 ///   that was in a block. Siblings may start with the same token: two sequences that generated the same text.
+/// - All nodes of a slot's path but the root have the slot's scope.
 /// - A node lies in cells if and only if a slot that is not parked holds it, else in a block.
 /// - `n_cells` counts the tokens of all nodes in cells, `n_parked` those in blocks; `n_used` those on
 ///   the path of a running slot.
@@ -39,6 +40,7 @@ pub(super) struct PrefixTree {
 struct Node {
     parent: usize,
     children: Vec<usize>,
+    scope: Scope,
     /// What this node adds to the path of its parent.
     tokens: Vec<Token>,
     /// The slots whose path ends here.
@@ -52,6 +54,7 @@ struct Node {
 /// What a slot holds.
 #[derive(Clone, Copy, Debug)]
 struct Held {
+    scope: Scope,
     node_idx: usize,
     n_tokens: usize,
     /// When its sequence ended; `None` while it runs.
@@ -101,15 +104,15 @@ impl PrefixTree {
         Some(slot_id(start + slot_idx))
     }
 
-    /// The slot with the longest beginning of `tokens`; of several, any.
-    pub(super) fn longest_match(&self, tokens: &[Token]) -> Option<Match> {
-        let (n_tokens, node_idx) = self.descend(ROOT, tokens);
+    /// The slot with the longest beginning of `prefix`; of several, any.
+    pub(super) fn longest_match(&self, prefix: Prefix) -> Option<Match> {
+        let (n_tokens, node_idx) = self.descend(ROOT, prefix);
         self.match_below(node_idx, n_tokens)
     }
 
-    /// The slot with the most tokens of those whose tokens are all a beginning of `tokens`.
-    pub(super) fn longest_whole_match(&self, tokens: &[Token]) -> Option<Match> {
-        let (n_tokens, node_idx) = self.descend_whole(ROOT, tokens)?;
+    /// The slot with the most tokens of those whose tokens are all a beginning of `prefix`.
+    pub(super) fn longest_whole_match(&self, prefix: Prefix) -> Option<Match> {
+        let (n_tokens, node_idx) = self.descend_whole(ROOT, prefix)?;
         self.match_below(node_idx, n_tokens)
     }
 
@@ -136,14 +139,21 @@ impl PrefixTree {
         n_unused
     }
 
-    /// Has a vacant slot run, from what another slot holds or from nothing.
-    pub(super) fn open(&mut self, slot: SlotId, from: Option<Match>) {
-        let (node_idx, n_tokens) = match from {
-            Some(found) => (self.node_at(found), found.n_tokens),
-            None => (ROOT, 0),
-        };
+    /// Has a vacant slot run from nothing, in a scope.
+    pub(super) fn open_empty(&mut self, slot: SlotId, scope: Scope) {
+        self.run(slot, scope, ROOT, 0);
+    }
+
+    /// Has a vacant slot run from what another slot holds, and so in its scope.
+    pub(super) fn open(&mut self, slot: SlotId, found: Match) {
+        let node_idx = self.node_at(found);
+        self.run(slot, self.nodes[node_idx].scope, node_idx, found.n_tokens);
+    }
+
+    fn run(&mut self, slot: SlotId, scope: Scope, node_idx: usize, n_tokens: usize) {
         self.nodes[node_idx].ends.push(slot);
         self.slots[usize::from(slot.0)] = Some(Held {
+            scope,
             node_idx,
             n_tokens,
             ended: None,
@@ -189,7 +199,7 @@ impl PrefixTree {
             return;
         };
         held.n_tokens += tokens.len();
-        let parent = held.node_idx;
+        let (scope, parent) = (held.scope, held.node_idx);
         if tokens.is_empty() {
             return;
         }
@@ -204,6 +214,7 @@ impl PrefixTree {
         let child = self.add_node(Node {
             parent,
             children: Vec::new(),
+            scope,
             tokens: tokens.to_vec(),
             ends: vec![slot],
             n_running: 1,
@@ -323,13 +334,13 @@ impl PrefixTree {
         self.slots.get(usize::from(slot.0)).copied().flatten()
     }
 
-    /// How much of `tokens` lies below a node, and the last node with some of it.
-    fn descend(&self, node_idx: usize, tokens: &[Token]) -> (usize, usize) {
+    /// How much of `prefix` lies below a node, and the last node with some of it.
+    fn descend(&self, node_idx: usize, prefix: Prefix) -> (usize, usize) {
         let mut best = (0, node_idx);
-        for &child in self.children_with(node_idx, tokens) {
-            let n_common = n_common(&self.nodes[child].tokens, tokens);
+        for child in self.children_with(node_idx, prefix) {
+            let n_common = n_common(&self.nodes[child].tokens, prefix.tokens);
             let (n_below, last) = if n_common == self.nodes[child].tokens.len() {
-                self.descend(child, &tokens[n_common..])
+                self.descend(child, prefix.after(n_common))
             } else {
                 (0, child)
             };
@@ -341,13 +352,13 @@ impl PrefixTree {
     }
 
     /// As `descend`, to the last node where a slot's path ends.
-    fn descend_whole(&self, node_idx: usize, tokens: &[Token]) -> Option<(usize, usize)> {
+    fn descend_whole(&self, node_idx: usize, prefix: Prefix) -> Option<(usize, usize)> {
         let node = &self.nodes[node_idx];
         let mut best = (node_idx != ROOT && !node.ends.is_empty()).then_some((0, node_idx));
-        for &child in self.children_with(node_idx, tokens) {
+        for child in self.children_with(node_idx, prefix) {
             let n_node = self.nodes[child].tokens.len();
-            if n_common(&self.nodes[child].tokens, tokens) == n_node
-                && let Some((n_below, last)) = self.descend_whole(child, &tokens[n_node..])
+            if n_common(&self.nodes[child].tokens, prefix.tokens) == n_node
+                && let Some((n_below, last)) = self.descend_whole(child, prefix.after(n_node))
                 && best.is_none_or(|(n_best, _)| n_node + n_below > n_best)
             {
                 best = Some((n_node + n_below, last));
@@ -356,13 +367,12 @@ impl PrefixTree {
         best
     }
 
-    fn children_with<'a>(
-        &'a self,
-        node_idx: usize,
-        tokens: &'a [Token],
-    ) -> impl Iterator<Item = &'a usize> {
-        let children = self.nodes[node_idx].children.iter();
-        children.filter(|child| self.nodes[**child].tokens.first() == tokens.first())
+    fn children_with(&self, node_idx: usize, prefix: Prefix) -> impl Iterator<Item = usize> {
+        let children = self.nodes[node_idx].children.iter().copied();
+        children.filter(move |&child| {
+            let child = &self.nodes[child];
+            child.scope == prefix.scope && child.tokens.first() == prefix.tokens.first()
+        })
     }
 
     /// A slot whose path ends at or below a node, one that holds cells if there is one.
@@ -407,6 +417,7 @@ impl PrefixTree {
         let upper = Node {
             parent: node.parent,
             children: vec![node_idx],
+            scope: node.scope,
             tokens: std::mem::replace(&mut node.tokens, rest),
             ends: Vec::new(),
             n_running: node.n_running,
@@ -506,10 +517,4 @@ fn held_mut(slots: &mut [Option<Held>], slot: SlotId) -> &mut Held {
 
 fn slot_id(slot_idx: usize) -> SlotId {
     SlotId(u16::try_from(slot_idx).expect("the scheduler makes at most MAX_SLOTS slots"))
-}
-
-/// How many tokens two lists have in common, from the first.
-pub(super) fn n_common(a: &[Token], b: &[Token]) -> usize {
-    let same = a.iter().zip(b).take_while(|(a, b)| a == b);
-    same.count()
 }

@@ -6,51 +6,56 @@
 //! the waiting ones; an admission to its tokens and the slots.
 //!
 //! # Policy
-//! 1. Every decoding sequence gets one row, oldest first.
-//! 2. Waiting sequences are admitted in order of arrival while slots and cells are left. What the
+//! Sequences have an order, [`Rank`].
+//!
+//! 1. Every decoding sequence gets one row, the first in rank first.
+//! 2. Waiting sequences are admitted in order of rank while slots and cells are left. What the
 //!    cache has of a sequence's tokens is shared; for the others cells are reserved.
-//! 3. A sequence whose beginning an older one is still computing waits until it can be shared, and
-//!    may be overtaken meanwhile.
-//! 4. Drafts get cells that are free then, oldest first: nobody loses a cell, or waits for one, for a
-//!    guess. Half of the rows stay for prompts, and a step with many rows anyway takes no drafts.
+//! 3. A sequence whose beginning one before it in rank is still computing waits until it can be
+//!    shared, and may be overtaken meanwhile.
+//! 4. Drafts get cells that are free then, in order of rank: nobody loses a cell, or waits for one, for
+//!    a guess. Half of the rows stay for prompts, and a step with many rows anyway takes no drafts.
 //! 5. What is left of `n_batch` goes to prompts, as far as the step then keeps to its time: half of it
-//!    to the oldest, so that it comes to its end, the rest to those with the least to do, so that
+//!    to the first in rank, so that it comes to its end, the rest to those with the least to do, so that
 //!    short prompts do not wait for long ones.
 //! 6. What ended sequences hold leaves the cache, for host memory, once it has been in the way of others
 //!    for long or where cells are short, and comes back for whoever shares it. Where decoding finds none
-//!    left to leave, the youngest running sequence is preempted: it waits, at its place in the order, to
-//!    go on with what will have been kept of its tokens.
+//!    left to leave, the last in rank of those that run is preempted: it waits, at its place in the
+//!    order, to go on with what will have been kept of its tokens.
 //!
-//! Only the youngest is ever preempted, and a sequence waits only for older ones. So the oldest
-//! always progresses, and none waits for ever. Priorities and deadlines would be another order than
-//! that of arrival, in `waiting` and `running`.
+//! # None waits for ever
+//! Of those that run, the first in rank is never preempted for want of cells: it is the last only where
+//! it is alone, and then has all of them. Each step has a row of it, so it comes to its end.
+//!
+//! Now take the first in rank of all. While it waits, it waits for no beginning, as only one before it
+//! could be computing that, and nobody is admitted past it: those that run end one after the other, or
+//! are preempted to places behind it, until there is room. Once it runs, it ends. Then the same holds for
+//! the next in rank, and as only a finite number ever comes before a sequence, for each of them.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::cache::{Cache, MIN_SHARED_TOKENS, Sharing};
+use super::cache::{Cache, MIN_SHARED_TOKENS};
 use super::chunk::{Chunk, Room, share_out};
 use super::draft::{Draft, Drafting};
 use super::event::Event;
 use super::ids::{SequenceId, Token};
-use super::limits::{Limits, NewSequence, SubmitError};
+use super::limits::{Limits, MAX_SLOTS, NewSequence, Sharing, SubmitError};
 use super::plan::{Plan, Sampled};
 use super::plan_builder::PlanBuilder;
-use super::prefix_tree::n_common;
+use super::rank::Rank;
 use super::sequence::{Leader, Sequence};
+use super::stats::Stats;
 use super::step_time::{StepSize, StepTime};
 
-/// More slots than llama.cpp has sequence ids (256); keeps a slot's number within `SlotId`.
-const MAX_SLOTS: usize = 1 << 12;
-
-/// How long a step may take that only reads prompts: a new request or a cancellation waits so long.
+/// How long a step that only reads prompts may take: a new request or a cancellation waits so long.
 const MAX_STEP: Duration = Duration::from_secs(1);
 
 /// Runs many sequences through one KV cache, step by step.
 ///
 /// # Invariants
 /// - `running` and `waiting` together hold exactly the keys of `sequences`, each once, and each in
-///   order of arrival.
+///   order of rank.
 /// - A sequence has a slot, running in `cache`, if and only if it is in `running`.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -82,7 +87,7 @@ impl Scheduler {
         let n_slots = limits.n_slots.clamp(1, MAX_SLOTS.min(n_batch));
         let limits = Limits {
             n_slots,
-            n_kept: limits.n_kept.min(MAX_SLOTS),
+            n_kept: limits.n_kept.min(MAX_SLOTS - n_slots),
             n_cells,
             n_ctx: limits.n_ctx.clamp(1, n_cells.min(u32::MAX as usize)),
             n_batch,
@@ -101,35 +106,28 @@ impl Scheduler {
         }
     }
 
-    /// Puts a sequence at the end of the queue.
+    /// Has a sequence wait for a slot, at its place in the order.
     ///
-    /// The queue counts as full when `n_slots + max_queue` sequences run and wait: what comes between
-    /// two steps may first wait in numbers that the free slots then take.
+    /// How many may wait is for the caller to bound.
     pub fn submit(&mut self, new: NewSequence) -> Result<(), SubmitError> {
         let Limits {
-            n_slots,
-            n_ctx,
-            max_queue,
-            max_draft,
-            ..
+            n_ctx, max_draft, ..
         } = self.limits;
-        let n_tokens = new.prompt.len();
+        let (id, n_tokens) = (new.id, new.prompt.len());
         if n_tokens == 0 {
             return Err(SubmitError::EmptyPrompt);
         }
         if n_tokens >= n_ctx {
             return Err(SubmitError::PromptTooLong { n_tokens, n_ctx });
         }
-        if self.sequences.contains_key(&new.id) {
-            return Err(SubmitError::DuplicateId { id: new.id });
+        if self.sequences.contains_key(&id) {
+            return Err(SubmitError::DuplicateId { id });
         }
-        if self.sequences.len() >= n_slots.saturating_add(max_queue) {
-            return Err(SubmitError::QueueFull { max_queue });
-        }
+        let rank = Rank::of(self.n_arrived);
         self.n_arrived += 1;
-        self.waiting.push(new.id);
-        self.sequences
-            .insert(new.id, Sequence::new(new, self.n_arrived, max_draft));
+        let sequence = Sequence::new(new, rank, max_draft);
+        self.sequences.insert(id, sequence);
+        insert_by_rank(&mut self.waiting, &self.sequences, id);
         Ok(())
     }
 
@@ -142,8 +140,8 @@ impl Scheduler {
         is_known
     }
 
-    /// The sequences for which a draft would be of use in the next step, oldest first: none where the
-    /// step has too many rows for drafts.
+    /// The sequences for which a draft would be of use in the next step, in order of rank: none where
+    /// the step has too many rows for drafts.
     pub fn drafting(&self) -> impl Iterator<Item = Drafting<'_>> {
         let running = self.running.iter().map(|id| &self.sequences[id]);
         let decoding = running.filter(|sequence| sequence.is_ready_to_decode());
@@ -191,7 +189,8 @@ impl Scheduler {
         }
     }
 
-    /// Takes what the plan's output rows sampled, and tells what came of it.
+    /// Takes what the plan's output rows sampled, and tells what came of it: at most one event for each
+    /// sequence, in the plan's order.
     ///
     /// Samples that nobody waits for are ignored: of sequences cancelled since, or second ones. A
     /// sequence whose sample is missing waits to compute its last token again.
@@ -201,34 +200,21 @@ impl Scheduler {
             self.step_time
                 .record(planned.size, now.saturating_duration_since(since));
         }
-        let mut events = Vec::with_capacity(out.len());
-        for &id in &planned.sequences {
-            let Some(sequence) = self.sequences.get_mut(&id) else {
-                continue;
-            };
-            if let Some(slot) = sequence.slot() {
+        for id in &planned.sequences {
+            if let Some(sequence) = self.sequences.get_mut(id)
+                && let Some(slot) = sequence.slot()
+            {
                 self.cache.commit(slot, sequence.commit());
-            }
-            if sequence.take_start() {
-                events.push(Event::Started { sequence: id });
             }
         }
         for sampled in out {
-            self.apply_one(sampled, &mut events);
+            self.accept(sampled);
+        }
+        let mut events = Vec::with_capacity(planned.sequences.len());
+        for id in planned.sequences {
+            events.extend(self.end_step(id));
         }
         self.drop_forgotten();
-        for id in planned.sequences {
-            let Some(sequence) = self.sequences.get_mut(&id) else {
-                continue;
-            };
-            let n_refused = sequence.end_draft(self.limits.max_draft);
-            if let Some(slot) = sequence.slot() {
-                self.cache.refuse(slot, n_refused);
-            }
-            if sequence.take_awaited() {
-                self.preempt(id);
-            }
-        }
         events
     }
 
@@ -248,37 +234,19 @@ impl Scheduler {
         self.sequences.is_empty() && !self.cache.has_ops()
     }
 
-    /// Sequences that hold a slot.
-    pub fn n_running(&self) -> usize {
-        self.running.len()
+    /// What there is to run and how full the cache is.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            n_running: self.running.len(),
+            n_waiting: self.waiting.len(),
+            n_free_cells: self.cache.n_free(),
+            n_used_cells: self.cache.n_used(),
+            n_cached_cells: self.cache.n_cached(),
+            n_host_tokens: self.cache.n_parked(),
+        }
     }
 
-    /// Sequences that wait for a slot, new and preempted ones.
-    pub fn n_waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Cells of the KV cache that hold nothing and are not reserved.
-    pub fn n_free_cells(&self) -> usize {
-        self.cache.n_free()
-    }
-
-    /// Cells that running sequences use or have reserved.
-    pub fn n_used_cells(&self) -> usize {
-        self.cache.n_used()
-    }
-
-    /// Cells that hold only tokens of ended sequences; with the free and the used ones: `n_cells`.
-    pub fn n_cached_cells(&self) -> usize {
-        self.cache.n_cached()
-    }
-
-    /// Tokens of ended sequences that lie in host memory.
-    pub fn n_host_tokens(&self) -> usize {
-        self.cache.n_parked()
-    }
-
-    /// A cell for every decoding sequence, at the price of the youngest where cells are short.
+    /// A cell for every decoding sequence, at the price of the last in rank where cells are short.
     fn reserve_to_decode(&mut self) -> Vec<SequenceId> {
         let mut decoding = Vec::new();
         let mut running_idx = 0;
@@ -292,9 +260,9 @@ impl Scheduler {
             {
                 decoding.push(id);
                 running_idx += 1;
-            } else if let Some(&youngest) = self.running.last() {
+            } else if let Some(&last) = self.running.last() {
                 // This sequence or one that has no cell yet.
-                self.preempt(youngest);
+                self.preempt(last);
             }
         }
         decoding
@@ -327,7 +295,7 @@ impl Scheduler {
         self.limits.n_draft_rows.saturating_sub(n_decoding)
     }
 
-    /// Gives slots to waiting sequences, in order of arrival, until something is short.
+    /// Gives slots to waiting sequences, in order of rank, until something is short.
     fn admit_waiting(&mut self) {
         let mut waiting_idx = 0;
         while self.running.len() < self.limits.n_slots
@@ -341,16 +309,16 @@ impl Scheduler {
             // preempted at once. A lone sequence always passes: it has fewer tokens than n_cells.
             let n_spare = 1 + self.running.len();
             let sequence = known(&mut self.sequences, id);
-            let Some(admitted) = self.cache.admit(sequence.tokens(), n_spare) else {
+            let Some(admitted) = self.cache.admit(sequence.prefix(), n_spare) else {
                 return;
             };
             sequence.enter(admitted);
             self.waiting.remove(waiting_idx);
-            insert_by_arrival(&mut self.running, &self.sequences, id);
+            insert_by_rank(&mut self.running, &self.sequences, id);
         }
     }
 
-    /// Whether an older sequence is computing more of this one's beginning than the cache has.
+    /// Whether a sequence before this one is computing more of its beginning than the cache has.
     fn waits_to_share(&mut self, id: SequenceId) -> bool {
         let sequence = &self.sequences[&id];
         if self.limits.sharing != Sharing::Prefix {
@@ -370,17 +338,16 @@ impl Scheduler {
     }
 
     fn find_leader(&self, sequence: &Sequence) -> Option<Leader> {
-        let (_, beginning) = sequence.tokens().split_last()?;
-        let older = self.running.iter().map(|id| &self.sequences[id]);
-        let older = older.filter(|older| {
-            older.arrival < sequence.arrival && older.n_prefill_left() >= MIN_SHARED_TOKENS
-        });
-        let leaders = older.map(|older| Leader {
-            id: older.id,
-            n_tokens: n_common(older.prefill_tokens(), beginning),
+        let beginning = sequence.prefix().shareable()?;
+        let running = self.running.iter().map(|id| &self.sequences[id]);
+        let before = running.take_while(|running| running.rank < sequence.rank);
+        let before = before.filter(|before| before.n_prefill_left() >= MIN_SHARED_TOKENS);
+        let leaders = before.map(|before| Leader {
+            id: before.id,
+            n_tokens: before.prefill().n_common(beginning),
         });
         let leader = leaders.max_by_key(|leader| leader.n_tokens)?;
-        let n_shareable = self.cache.n_shareable(sequence.tokens());
+        let n_shareable = self.cache.n_shareable(sequence.prefix());
         (leader.n_tokens >= n_shareable + MIN_SHARED_TOKENS).then_some(leader)
     }
 
@@ -411,37 +378,40 @@ impl Scheduler {
         if let Some(slot) = sequence.leave() {
             self.cache.release(slot);
         }
-        insert_by_arrival(&mut self.waiting, &self.sequences, id);
+        insert_by_rank(&mut self.waiting, &self.sequences, id);
     }
 
-    fn apply_one(&mut self, sampled: &Sampled, events: &mut Vec<Event>) {
-        let sequence = sampled.sequence;
-        let Some(known) = self.sequences.get_mut(&sequence) else {
+    /// Takes one token that was sampled, and commits the row that was guessed to come after it.
+    fn accept(&mut self, sampled: &Sampled) {
+        let Some(sequence) = self.sequences.get_mut(&sampled.sequence) else {
             return;
         };
-        if !known.take_awaited() {
-            return;
-        }
-        let accepted = known.accept(sampled, self.limits.n_ctx);
-        if accepted.finish.is_none()
-            && known.confirm_draft()
-            && let Some(slot) = known.slot()
+        if sequence.take_awaited()
+            && sequence.accept(sampled, self.limits.n_ctx)
+            && sequence.confirm_draft()
+            && let Some(slot) = sequence.slot()
         {
-            self.cache.commit(slot, known.commit());
+            self.cache.commit(slot, sequence.commit());
         }
-        let usage = known.usage();
-        if !accepted.text.is_empty() {
-            let text = accepted.text;
-            events.push(Event::Text { sequence, text });
+    }
+
+    /// Closes the step for one of its sequences, and tells what it did; the caller ends with
+    /// `drop_forgotten`.
+    fn end_step(&mut self, id: SequenceId) -> Option<Event> {
+        let sequence = self.sequences.get_mut(&id)?;
+        let event = sequence.take_event();
+        if event.as_ref().is_some_and(|event| event.end.is_some()) {
+            self.forget(id);
+            return event;
         }
-        if let Some(reason) = accepted.finish {
-            self.forget(sequence);
-            events.push(Event::Finished {
-                sequence,
-                reason,
-                usage,
-            });
+        let n_refused = sequence.end_draft(self.limits.max_draft);
+        if let Some(slot) = sequence.slot() {
+            self.cache.refuse(slot, n_refused);
         }
+        if sequence.take_awaited() {
+            self.preempt(id);
+        }
+        event
     }
 
     /// Removes a sequence and frees its slot; the caller ends with `drop_forgotten`.
@@ -477,12 +447,12 @@ fn known(sequences: &mut HashMap<SequenceId, Sequence>, id: SequenceId) -> &mut 
     sequence.expect("running and waiting list only sequences of the map")
 }
 
-fn insert_by_arrival(
+fn insert_by_rank(
     ids: &mut Vec<SequenceId>,
     sequences: &HashMap<SequenceId, Sequence>,
     id: SequenceId,
 ) {
-    let arrival = sequences[&id].arrival;
-    let place = ids.partition_point(|id| sequences[id].arrival < arrival);
+    let rank = sequences[&id].rank;
+    let place = ids.partition_point(|id| sequences[id].rank < rank);
     ids.insert(place, id);
 }

@@ -4,11 +4,13 @@
 //! and decides nothing about slots and cells.
 
 use super::cache::Admitted;
-use super::event::{FinishReason, Usage};
-use super::ids::{SequenceId, SlotId, Token};
+use super::event::{Chosen, Ended, Event, FinishReason, Usage};
+use super::ids::{Scope, SequenceId, SlotId, Token};
 use super::limits::NewSequence;
 use super::plan::{Row, Sampled, count};
-use super::stop::StopFilter;
+use super::prefix::Prefix;
+use super::rank::Rank;
+use super::stop::{Filtered, StopFilter};
 use super::text::TextDecoder;
 
 /// How many tokens a draft may have more than were right of the one before.
@@ -18,14 +20,16 @@ const DRAFT_GROWTH: usize = 2;
 ///
 /// # Invariants
 /// - `n_committed <= n_computed <= tokens.len()`, and both are 0 without a slot.
-/// - `draft` is empty but from the plan that has its rows to the end of that step.
+/// - `draft` is empty but from the plan that has its rows to the end of that step, and `chosen` and
+///   `finish` while what the step sampled is applied.
 /// - While `n_computed < n_prefill` it prefills, with cells for `n_prefill` tokens; afterwards it
 ///   decodes, with cells for `n_computed`.
 #[derive(Debug)]
 pub(super) struct Sequence {
     pub(super) id: SequenceId,
-    /// Its place in the order of arrival.
-    pub(super) arrival: u64,
+    /// Its place in the order of sequences.
+    pub(super) rank: Rank,
+    scope: Scope,
     /// The prompt that it waits for, and how much of it: see `Scheduler::waits_to_share`.
     pub(super) leader: Option<Leader>,
     /// Where its KV is; `None` while it waits.
@@ -49,8 +53,11 @@ pub(super) struct Sequence {
     max_draft: usize,
     /// Whether the plan handed out last has an output row of this sequence.
     awaits_sample: bool,
-    /// Whether its `Started` event is out.
+    /// Whether an event has told that it runs.
     is_started: bool,
+    /// What the step's event will tell: the tokens chosen, and why they are the last.
+    chosen: Vec<Chosen>,
+    finish: Option<FinishReason>,
     max_tokens: usize,
     decoder: TextDecoder,
     stop: StopFilter,
@@ -64,21 +71,13 @@ pub(super) struct Leader {
     pub(super) n_tokens: usize,
 }
 
-/// What one sampled token did to its sequence.
-#[derive(Debug)]
-pub(super) struct Accepted {
-    /// The text to show now; may be empty.
-    pub(super) text: String,
-    /// Set when the sequence has ended.
-    pub(super) finish: Option<FinishReason>,
-}
-
 impl Sequence {
-    pub(super) fn new(new: NewSequence, arrival: u64, max_draft: usize) -> Self {
+    pub(super) fn new(new: NewSequence, rank: Rank, max_draft: usize) -> Self {
         let max_tokens = new.max_tokens.map(usize::try_from);
         Self {
             id: new.id,
-            arrival,
+            rank,
+            scope: new.scope,
             leader: None,
             slot: None,
             n_prompt: new.prompt.len(),
@@ -92,6 +91,8 @@ impl Sequence {
             max_draft,
             awaits_sample: false,
             is_started: false,
+            chosen: Vec::new(),
+            finish: None,
             max_tokens: max_tokens.and_then(Result::ok).unwrap_or(usize::MAX),
             decoder: TextDecoder::default(),
             stop: StopFilter::new(&new.stop),
@@ -108,9 +109,20 @@ impl Sequence {
         &self.tokens
     }
 
+    /// All its tokens so far, as others may share them.
+    pub(super) fn prefix(&self) -> Prefix<'_> {
+        Prefix {
+            scope: self.scope,
+            tokens: &self.tokens,
+        }
+    }
+
     /// The tokens that run in chunks, or did.
-    pub(super) fn prefill_tokens(&self) -> &[Token] {
-        &self.tokens[..self.n_prefill]
+    pub(super) fn prefill(&self) -> Prefix<'_> {
+        Prefix {
+            scope: self.scope,
+            tokens: &self.tokens[..self.n_prefill],
+        }
     }
 
     /// Tokens whose rows have run or are planned.
@@ -223,56 +235,71 @@ impl Sequence {
         n_rows - std::mem::take(&mut self.n_right)
     }
 
-    /// Whether its `Started` event is due; true once.
-    pub(super) fn take_start(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_started, true)
-    }
-
     /// Whether a token must be sampled for it; a second call says no.
     pub(super) fn take_awaited(&mut self) -> bool {
         std::mem::take(&mut self.awaits_sample)
     }
 
-    /// Takes the token sampled after its output row.
-    pub(super) fn accept(&mut self, sampled: &Sampled, n_ctx: usize) -> Accepted {
+    /// Takes the token sampled after its output row; false if that was its last.
+    pub(super) fn accept(&mut self, sampled: &Sampled, n_ctx: usize) -> bool {
         self.tokens.push(sampled.token);
-        if sampled.end {
-            let text = self.finish_text(String::new()).text;
-            let finish = Some(FinishReason::Stop);
-            return Accepted { text, finish };
+        let is_full = self.n_completion() >= self.max_tokens || self.tokens.len() >= n_ctx;
+        let text = self.accept_text(sampled, is_full);
+        if self.chosen.is_empty() {
+            self.chosen.reserve_exact(1 + self.draft.len());
         }
-        let decoded = self.decoder.push(&sampled.piece);
-        let filtered = self.stop.push(decoded);
-        if filtered.stopped {
-            let finish = Some(FinishReason::Stop);
-            let text = filtered.text;
-            return Accepted { text, finish };
-        }
-        if self.n_completion() >= self.max_tokens || self.tokens.len() >= n_ctx {
-            return self.finish_text(filtered.text);
-        }
-        Accepted {
-            text: filtered.text,
-            finish: None,
-        }
+        let token = sampled.token;
+        self.chosen.push(Chosen { token, text });
+        self.finish.is_none()
     }
 
-    /// Adds to `text` what decoder and filter kept back; `Stop` if that completes a stop string.
-    fn finish_text(&mut self, mut text: String) -> Accepted {
-        let filtered = self.stop.push(self.decoder.finish().to_owned());
-        text.push_str(&filtered.text);
-        let finish = if filtered.stopped {
-            FinishReason::Stop
-        } else {
-            text.push_str(&self.stop.finish());
-            FinishReason::Length
+    /// The text that is complete with a token, the last one if `is_full`; notes whether it has ended.
+    fn accept_text(&mut self, sampled: &Sampled, is_full: bool) -> String {
+        if sampled.end {
+            self.finish = Some(FinishReason::Stop);
+            return self.rest_of_text().text;
+        }
+        let decoded = self.decoder.push(&sampled.piece);
+        let mut filtered = self.stop.push(decoded);
+        if is_full && !filtered.stopped {
+            let rest = self.rest_of_text();
+            filtered.text.push_str(&rest.text);
+            filtered.stopped = rest.stopped;
+        }
+        self.finish = match filtered.stopped {
+            true => Some(FinishReason::Stop),
+            false => is_full.then_some(FinishReason::Length),
         };
-        let finish = Some(finish);
-        Accepted { text, finish }
+        filtered.text
+    }
+
+    /// What decoder and filter kept back, as no more text will come.
+    fn rest_of_text(&mut self) -> Filtered {
+        let mut filtered = self.stop.push(self.decoder.finish().to_owned());
+        if !filtered.stopped {
+            filtered.text.push_str(&self.stop.finish());
+        }
+        filtered
+    }
+
+    /// What the step did to it, once it has run; `None` where it read more of the prompt and no more.
+    pub(super) fn take_event(&mut self) -> Option<Event> {
+        let started = !std::mem::replace(&mut self.is_started, true);
+        let chosen = std::mem::take(&mut self.chosen);
+        let end = self.finish.map(|reason| Ended {
+            reason,
+            usage: self.usage(),
+        });
+        (started || !chosen.is_empty()).then_some(Event {
+            sequence: self.id,
+            started,
+            chosen,
+            end,
+        })
     }
 
     /// What the sequence has cost so far.
-    pub(super) fn usage(&self) -> Usage {
+    fn usage(&self) -> Usage {
         Usage {
             prompt_tokens: count(self.n_prompt),
             completion_tokens: count(self.n_completion()),

@@ -111,7 +111,6 @@ impl EnginePlan<'_> {
             n_batch: runner.n_batch(),
             max_draft,
             n_draft_rows: context.n_draft_rows,
-            max_queue: parameters.max_queue_size as usize,
             target_itl: Duration::from_millis(u64::from(parameters.target_itl_ms)),
         };
         log::info!(
@@ -141,7 +140,10 @@ impl EnginePlan<'_> {
             template,
             weights,
         };
-        let intake = Intake::start(reading, limits, runner, drafter, is_serving, delivery)?;
+        let max_queue = parameters.max_queue_size as usize;
+        let intake = Intake::start(
+            reading, limits, max_queue, runner, drafter, is_serving, delivery,
+        )?;
         Ok(Engine { intake, memory })
     }
 

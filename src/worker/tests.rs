@@ -10,7 +10,7 @@ use crossbeam_channel::{Sender, bounded};
 
 use super::*;
 use crate::delivery::{Arrival, Delivery, Wire};
-use crate::engine::{Limits, Sharing, Token};
+use crate::engine::{Limits, Token};
 use crate::permit::Permit;
 use crate::protocol::SamplingParams;
 use crate::triton::Times;
@@ -180,17 +180,9 @@ impl Bench {
     ) -> Self {
         let limits = Limits {
             n_slots: 4,
-            n_kept: 0,
             n_cells: 4_000_000,
-            sharing: Sharing::None,
-            n_host: 0,
-            n_rows_to_park: 0,
             n_ctx: 1_000_000,
-            n_batch: 64,
-            max_draft: 0,
-            n_draft_rows: 0,
-            max_queue: 4,
-            target_itl: Duration::from_millis(100),
+            ..Limits::default()
         };
         let (jobs, inbox) = bounded(8);
         let open = Arc::default();
@@ -241,10 +233,8 @@ impl Bench {
         );
         let job = Job {
             sequence: NewSequence {
-                id,
-                prompt: prompt.iter().copied().map(Token).collect(),
                 max_tokens,
-                stop: Vec::new(),
+                ..NewSequence::new(id, prompt.iter().copied().map(Token).collect())
             },
             sampler: Sampler::new(&SamplingParams::default(), &[], 0),
             outbox,

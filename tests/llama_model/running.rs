@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use triton_llm::engine::{
-    CacheOp, Drafter, Drafting, Event, Limits, NewSequence, Plan, Row, Sampled, Scheduler,
-    SequenceId, Sharing, SlotId, Token,
+    CacheOp, Drafter, Drafting, Limits, NewSequence, Plan, Row, Sampled, Scheduler, SequenceId,
+    SlotId, Token,
 };
 use triton_llm::llama::{
     CacheType, ContextParams, LoadParams, Model, RowProblem, RunError, Runner,
@@ -65,20 +65,13 @@ pub fn generate_with(
     mut drafter: Option<(&mut dyn Drafter, usize)>,
 ) -> (Vec<String>, usize) {
     let max_draft = drafter.as_ref().map_or(0, |(_, max_draft)| *max_draft);
-    let n_cells = runner.n_cells();
     let mut scheduler = Scheduler::new(Limits {
         n_slots,
-        n_kept: 0,
-        n_cells,
-        sharing: Sharing::None,
-        n_host: 0,
-        n_rows_to_park: 0,
-        n_ctx: n_cells,
+        n_cells: runner.n_cells(),
         n_batch: runner.n_batch(),
         max_draft,
         n_draft_rows: N_DRAFT_ROWS,
-        max_queue: requests.len(),
-        target_itl: Duration::from_secs(1),
+        ..Limits::default()
     });
     let mut texts: HashMap<SequenceId, String> = HashMap::new();
     let now = Instant::now();
@@ -86,10 +79,8 @@ pub fn generate_with(
         let id = SequenceId(id);
         runner.open(id, runner.model().sampler(params, prompt));
         let new = NewSequence {
-            id,
-            prompt: prompt.clone(),
             max_tokens: Some(*max_tokens),
-            stop: Vec::new(),
+            ..NewSequence::new(id, prompt.clone())
         };
         scheduler
             .submit(new)
@@ -107,17 +98,13 @@ pub fn generate_with(
         assert!(runner.failures().is_empty());
         n_steps += 1;
         for event in scheduler.apply(&out, now) {
-            match event {
-                Event::Text { sequence, text } => {
-                    texts.entry(sequence).or_default().push_str(&text)
+            let text = texts.entry(event.sequence).or_default();
+            text.extend(event.chosen.into_iter().map(|chosen| chosen.text));
+            if event.end.is_some() {
+                runner.close(event.sequence);
+                if let Some((drafter, _)) = &mut drafter {
+                    drafter.close(event.sequence);
                 }
-                Event::Finished { sequence, .. } => {
-                    runner.close(sequence);
-                    if let Some((drafter, _)) = &mut drafter {
-                        drafter.close(sequence);
-                    }
-                }
-                Event::Started { .. } => {}
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use triton_llm::engine::{CacheOp, Limits, NewSequence, Scheduler, SequenceId, Sharing, Token};
 use triton_llm::llama::{ContextParams, FlashAttention, Model, Runner};
@@ -31,10 +31,8 @@ fn answers(
         let sampler = runner.model().sampler(&params, prompt);
         runner.open(SequenceId(seed), sampler);
         let new = NewSequence {
-            id: SequenceId(seed),
-            prompt: prompt.clone(),
             max_tokens: Some(N_ANSWER),
-            stop: Vec::new(),
+            ..NewSequence::new(SequenceId(seed), prompt.clone())
         };
         let submitted = scheduler.submit(new);
         submitted.unwrap_or_else(|error| panic!("{error}"));
@@ -68,13 +66,8 @@ fn scheduler(runner: &Runner, sharing: Sharing) -> Scheduler {
         n_cells: runner.n_cells(),
         sharing,
         n_host: 1 << 20,
-        n_rows_to_park: usize::MAX,
-        n_ctx: runner.n_cells(),
         n_batch: runner.n_batch(),
-        max_draft: 0,
-        n_draft_rows: 0,
-        max_queue: 100,
-        target_itl: Duration::from_secs(1),
+        ..Limits::default()
     })
 }
 

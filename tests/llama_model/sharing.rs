@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use triton_llm::engine::{
-    Event, Limits, NewSequence, Scheduler, SequenceId, Sharing, Token, Usage,
-};
+use triton_llm::engine::{Limits, NewSequence, Scheduler, SequenceId, Sharing, Token, Usage};
 use triton_llm::llama::{Model, Runner};
 use triton_llm::protocol::SamplingParams;
 
@@ -219,14 +217,8 @@ impl Run {
             n_kept: runner.n_kept(),
             n_cells: runner.n_cells(),
             sharing,
-            n_host: 0,
-            n_rows_to_park: 0,
-            n_ctx: runner.n_cells(),
             n_batch: runner.n_batch(),
-            max_draft: 0,
-            n_draft_rows: 0,
-            max_queue: 8,
-            target_itl: Duration::from_secs(1),
+            ..Limits::default()
         };
         Self {
             scheduler: Scheduler::new(limits),
@@ -270,10 +262,8 @@ impl Run {
         self.prompts.insert(id, prompt.clone());
         self.answers.insert(id, Vec::new());
         let new = NewSequence {
-            id: SequenceId(id),
-            prompt,
             max_tokens: Some(n_answer),
-            stop: Vec::new(),
+            ..NewSequence::new(SequenceId(id), prompt)
         };
         let submitted = self.scheduler.submit(new);
         submitted.unwrap_or_else(|error| panic!("{error}"));
@@ -293,12 +283,9 @@ impl Run {
             answer.expect("it was asked for").push(sampled.token);
         }
         for event in self.scheduler.apply(&out, self.now) {
-            if let Event::Finished {
-                sequence, usage, ..
-            } = event
-            {
-                self.runner.close(sequence);
-                self.finished.insert(sequence.0, usage);
+            if let Some(ended) = event.end {
+                self.runner.close(event.sequence);
+                self.finished.insert(event.sequence.0, ended.usage);
             }
         }
     }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use triton_llm::engine::{
-    BlockId, CacheOp, FinishReason, Limits, NewSequence, Plan, Row, Sampled, SequenceId, Sharing,
-    SlotId, Token, Usage,
+    BlockId, CacheOp, FinishReason, Limits, NewSequence, Plan, Row, Sampled, Scope, SequenceId,
+    Sharing, SlotId, Token, Usage,
 };
 
 /// What is sampled after `history`, the tokens of one sequence.
@@ -14,9 +14,11 @@ pub type Sample = fn(SequenceId, &[Token]) -> Sampled;
 pub struct FakeRunner {
     limits: Limits,
     sample: Sample,
+    /// Those of sequences that are not of the model alone.
+    scopes: BTreeMap<SequenceId, Scope>,
     pub slots: Vec<FakeSlot>,
-    /// What lies in host memory: tokens and the position of the first.
-    pub blocks: BTreeMap<BlockId, (usize, Vec<Token>)>,
+    /// What lies in host memory.
+    blocks: BTreeMap<BlockId, FakeBlock>,
     n_made: usize,
     pub n_loaded: usize,
 }
@@ -26,8 +28,18 @@ pub struct FakeSlot {
     /// Whose row ran here last.
     pub owner: Option<SequenceId>,
     pub tokens: Vec<Token>,
+    /// What they were computed in.
+    scope: Scope,
     /// The cell of each token: another slot that shares it names the same.
     cells: Vec<usize>,
+}
+
+#[derive(PartialEq, Debug)]
+struct FakeBlock {
+    /// The position of the first token.
+    start: usize,
+    tokens: Vec<Token>,
+    scope: Scope,
 }
 
 impl FakeRunner {
@@ -35,11 +47,17 @@ impl FakeRunner {
         Self {
             limits: *limits,
             sample,
+            scopes: BTreeMap::new(),
             slots: vec![FakeSlot::default(); limits.n_slots + limits.n_kept],
             blocks: BTreeMap::new(),
             n_made: 0,
             n_loaded: 0,
         }
+    }
+
+    /// Is told what a sequence is computed in.
+    pub fn open(&mut self, sequence: SequenceId, scope: Scope) {
+        self.scopes.insert(sequence, scope);
     }
 
     pub fn run(&mut self, plan: &Plan) -> Vec<Sampled> {
@@ -57,8 +75,7 @@ impl FakeRunner {
             let n_held = self.n_held_cells();
             assert!(n_held <= self.limits.n_cells, "{n_held} cells: {plan:?}");
         }
-        let n_host = self.blocks.values().map(|(_, tokens)| tokens.len());
-        assert!(n_host.sum::<usize>() <= self.limits.n_host, "{plan:?}");
+        assert!(self.n_host_tokens() <= self.limits.n_host, "{plan:?}");
         let mut out: Vec<Sampled> = Vec::new();
         // What was sampled after each sequence's last row; `None` after a wrong guess.
         let mut last: BTreeMap<SequenceId, Option<Token>> = BTreeMap::new();
@@ -69,6 +86,8 @@ impl FakeRunner {
                 row.pos as usize,
                 "hole or double: {row:?}"
             );
+            let scope = self.scopes.get(&row.sequence).copied();
+            slot.compute_in(scope.unwrap_or_default());
             slot.owner = Some(row.sequence);
             slot.tokens.push(row.token);
             slot.cells.push(self.n_made);
@@ -97,6 +116,11 @@ impl FakeRunner {
     pub fn n_held_cells(&self) -> usize {
         let cells = self.slots.iter().flat_map(|slot| &slot.cells);
         cells.collect::<BTreeSet<_>>().len()
+    }
+
+    /// Tokens in host memory.
+    pub fn n_host_tokens(&self) -> usize {
+        self.blocks.values().map(|block| block.tokens.len()).sum()
     }
 
     fn change_cache(&mut self, op: CacheOp) {
@@ -128,6 +152,7 @@ impl FakeRunner {
                 let shared = FakeSlot {
                     owner: None,
                     tokens: from.tokens[..n_tokens].to_vec(),
+                    scope: from.scope,
                     cells: from.cells[..n_tokens].to_vec(),
                 };
                 let to = &mut self.slots[idx(to)];
@@ -142,24 +167,41 @@ impl FakeRunner {
             } => {
                 assert_eq!(self.limits.sharing, Sharing::Prefix);
                 let (start, end) = (start as usize, end as usize);
-                let saved = self.slots[idx(slot)].tokens[start..end].to_vec();
-                assert!(!saved.is_empty(), "{op:?}");
-                let before = self.blocks.insert(block, (start, saved));
+                let slot = &self.slots[idx(slot)];
+                let saved = FakeBlock {
+                    start,
+                    tokens: slot.tokens[start..end].to_vec(),
+                    scope: slot.scope,
+                };
+                assert!(!saved.tokens.is_empty(), "{op:?}");
+                let before = self.blocks.insert(block, saved);
                 assert_eq!(before, None, "{op:?}");
             }
             CacheOp::Load { slot, block } => {
-                let (start, tokens) = self.blocks.remove(&block).expect("saved before");
+                let block = self.blocks.remove(&block).expect("saved before");
                 let slot = &mut self.slots[idx(slot)];
-                assert_eq!(slot.tokens.len(), start, "{op:?}");
-                slot.cells.extend(self.n_made..self.n_made + tokens.len());
-                self.n_made += tokens.len();
-                self.n_loaded += tokens.len();
-                slot.tokens.extend(tokens);
+                assert_eq!(slot.tokens.len(), block.start, "{op:?}");
+                slot.compute_in(block.scope);
+                let n_tokens = block.tokens.len();
+                slot.cells.extend(self.n_made..self.n_made + n_tokens);
+                self.n_made += n_tokens;
+                self.n_loaded += n_tokens;
+                slot.tokens.extend(block.tokens);
             }
             CacheOp::Drop { block } => {
                 assert!(self.blocks.remove(&block).is_some(), "{op:?}");
             }
         }
+    }
+}
+
+impl FakeSlot {
+    /// What is added goes on from what is there, if anything is, and so is of the same scope.
+    fn compute_in(&mut self, scope: Scope) {
+        if self.tokens.is_empty() {
+            self.scope = scope;
+        }
+        assert_eq!(self.scope, scope, "tokens of another scope");
     }
 }
 

@@ -1,7 +1,5 @@
 //! What ended sequences held goes to host memory and comes back: small stories.
 
-use std::time::Duration;
-
 use crate::sharing::{Story, prompt};
 use triton_llm::engine::{Limits, SequenceId, Sharing, Token};
 
@@ -17,12 +15,8 @@ impl Parking {
             sharing: Sharing::Prefix,
             n_host,
             n_rows_to_park,
-            n_ctx: 400,
             n_batch: 128,
-            max_draft: 0,
-            n_draft_rows: 0,
-            max_queue: 8,
-            target_itl: Duration::from_secs(1),
+            ..Limits::default()
         });
         story.submit(0, &prompt(0, 0, 4), 300);
         story.step("0@0:0-3*");
@@ -51,8 +45,8 @@ impl Parking {
     }
 
     fn check(&self, n_cached: usize, n_host: usize) {
-        let scheduler = &self.0.scheduler;
-        let found = (scheduler.n_cached_cells(), scheduler.n_host_tokens());
+        let stats = self.0.scheduler.stats();
+        let found = (stats.n_cached_cells, stats.n_host_tokens);
         assert_eq!(found, (n_cached, n_host));
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::fake::{FakeRunner, sample_x};
 use crate::show::{show_events, show_plan};
 use triton_llm::engine::{
-    Limits, NewSequence, Sampled, Scheduler, SequenceId, Sharing, SubmitError, Token,
+    Limits, NewSequence, Sampled, Scheduler, SequenceId, Stats, SubmitError, Token,
 };
 
 /// One line of a table.
@@ -29,26 +29,17 @@ use Do::{Cancel, Counts, Fail, Idle, Lose, Step, Submit};
 fn limits(n_slots: usize, n_cells: usize, n_ctx: usize, n_batch: usize) -> Limits {
     Limits {
         n_slots,
-        n_kept: 0,
         n_cells,
-        sharing: Sharing::None,
-        n_host: 0,
-        n_rows_to_park: 0,
         n_ctx,
         n_batch,
-        max_draft: 0,
-        n_draft_rows: 0,
-        max_queue: 8,
-        target_itl: Duration::from_millis(100),
+        ..Limits::default()
     }
 }
 
 fn new_sequence(id: u64, n_prompt: usize, max_tokens: u32) -> NewSequence {
     NewSequence {
-        id: SequenceId(id),
-        prompt: vec![Token(7); n_prompt],
         max_tokens: Some(max_tokens),
-        stop: Vec::new(),
+        ..NewSequence::new(SequenceId(id), vec![Token(7); n_prompt])
     }
 }
 
@@ -86,20 +77,21 @@ fn check(limits: Limits, table: &[Do]) {
                 let is_known = scheduler.cancel(SequenceId(id));
                 assert_eq!(is_known, expected, "line {line_idx}");
             }
-            Counts(n_free_cells, n_free_slots, n_running, n_waiting) => {
-                let counts = (
-                    scheduler.n_free_cells(),
-                    scheduler.n_cached_cells(),
-                    scheduler.n_running(),
-                    scheduler.n_waiting(),
-                );
-                let expected = (n_free_cells, n_free_slots, n_running, n_waiting);
-                assert_eq!(counts, expected, "line {line_idx}");
+            Counts(n_free_cells, n_cached_cells, n_running, n_waiting) => {
+                let expected = Stats {
+                    n_running,
+                    n_waiting,
+                    n_free_cells,
+                    n_used_cells: limits.n_cells - n_free_cells - n_cached_cells,
+                    n_cached_cells,
+                    n_host_tokens: 0,
+                };
+                assert_eq!(scheduler.stats(), expected, "line {line_idx}");
             }
             Idle(expected) => assert_eq!(scheduler.is_idle(), expected, "line {line_idx}"),
         }
-        let n_cells =
-            scheduler.n_free_cells() + scheduler.n_used_cells() + scheduler.n_cached_cells();
+        let stats = scheduler.stats();
+        let n_cells = stats.n_free_cells + stats.n_used_cells + stats.n_cached_cells;
         assert_eq!(n_cells, limits.n_cells, "line {line_idx}");
     }
 }
@@ -114,9 +106,9 @@ fn one_sequence_from_prompt_to_end() {
             Submit(1, 3, 2),
             Idle(false),
             Counts(16, 0, 0, 1),
-            Step("1@0:0-2*", "1! 1+x"),
+            Step("1@0:0-2*", "1!+x"),
             Counts(13, 0, 1, 0),
-            Step("1@0:3*", "1+x 1.length(3,2)"),
+            Step("1@0:3*", "1+x.length(3,2)"),
             Counts(16, 0, 0, 0),
             Idle(false),
             Step("-0", ""),
@@ -134,7 +126,7 @@ fn prompts_longer_than_a_batch_run_in_chunks_behind_decode_rows() {
             Submit(1, 1, 9),
             Submit(2, 6, 9),
             Submit(3, 2, 9),
-            Step("1@0:0* 2@1:0 3@2:0-1*", "1! 2! 3! 1+x 3+x"),
+            Step("1@0:0* 2@1:0 3@2:0-1*", "1!+x 2! 3!+x"),
             Step("1@0:1* 3@2:2* 2@1:1-2", "1+x 3+x"),
             Step("1@0:2* 3@2:3* 2@1:3-4", "1+x 3+x"),
             Step("1@0:3* 3@2:4* 2@1:5*", "1+x 3+x 2+x"),
@@ -149,8 +141,8 @@ fn max_tokens_of_one_ends_after_the_prompt() {
         &[
             Submit(1, 3, 1),
             Submit(2, 1, 1),
-            Step("1@0:0-2*", "1! 1+x 1.length(3,1)"),
-            Step("-0 2@0:0*", "2! 2+x 2.length(1,1)"),
+            Step("1@0:0-2*", "1!+x.length(3,1)"),
+            Step("-0 2@0:0*", "2!+x.length(1,1)"),
         ],
     );
 }
@@ -161,10 +153,10 @@ fn the_context_length_ends_a_sequence() {
         limits(1, 4, 4, 8),
         &[
             Submit(1, 2, 99),
-            Step("1@0:0-1*", "1! 1+x"),
-            Step("1@0:2*", "1+x 1.length(2,2)"),
+            Step("1@0:0-1*", "1!+x"),
+            Step("1@0:2*", "1+x.length(2,2)"),
             Submit(2, 3, 99),
-            Step("-0 2@0:0-2*", "2! 2+x 2.length(3,1)"),
+            Step("-0 2@0:0-2*", "2!+x.length(3,1)"),
         ],
     );
 }
@@ -177,12 +169,12 @@ fn the_lowest_free_slot_is_taken_and_emptied_before_its_new_rows() {
             Submit(1, 1, 9),
             Submit(2, 1, 9),
             Submit(3, 1, 9),
-            Step("1@0:0* 2@1:0* 3@2:0*", "1! 2! 3! 1+x 2+x 3+x"),
+            Step("1@0:0* 2@1:0* 3@2:0*", "1!+x 2!+x 3!+x"),
             Cancel(2, true),
             Cancel(1, true),
             Cancel(1, false),
             Submit(4, 1, 9),
-            Step("-1 -0 3@2:1* 4@0:0*", "4! 3+x 4+x"),
+            Step("-1 -0 3@2:1* 4@0:0*", "3+x 4!+x"),
         ],
     );
 }
@@ -194,22 +186,22 @@ fn admission_keeps_a_cell_for_everyones_next_token() {
         limits(2, 8, 8, 16),
         &[
             Submit(1, 4, 3),
-            Step("1@0:0-3*", "1! 1+x"),
+            Step("1@0:0-3*", "1!+x"),
             Submit(2, 2, 9),
             Counts(4, 0, 1, 1),
             Step("1@0:4*", "1+x"),
             Counts(3, 0, 1, 1),
-            Step("1@0:5*", "1+x 1.length(4,3)"),
-            Step("-0 2@0:0-1*", "2! 2+x"),
+            Step("1@0:5*", "1+x.length(4,3)"),
+            Step("-0 2@0:0-1*", "2!+x"),
         ],
     );
     check(
         limits(2, 9, 9, 16),
         &[
             Submit(1, 4, 3),
-            Step("1@0:0-3*", "1! 1+x"),
+            Step("1@0:0-3*", "1!+x"),
             Submit(2, 2, 9),
-            Step("1@0:4* 2@1:0-1*", "2! 1+x 2+x"),
+            Step("1@0:4* 2@1:0-1*", "1+x 2!+x"),
         ],
     );
 }
@@ -222,10 +214,10 @@ fn nobody_overtakes_a_sequence_that_waits_for_cells() {
             Submit(1, 4, 2),
             Submit(2, 8, 1),
             Submit(3, 1, 1),
-            Step("1@0:0-3*", "1! 1+x"),
-            Step("1@0:4*", "1+x 1.length(4,2)"),
-            Step("-0 2@0:0-7*", "2! 2+x 2.length(8,1)"),
-            Step("-0 3@0:0*", "3! 3+x 3.length(1,1)"),
+            Step("1@0:0-3*", "1!+x"),
+            Step("1@0:4*", "1+x.length(4,2)"),
+            Step("-0 2@0:0-7*", "2!+x.length(8,1)"),
+            Step("-0 3@0:0*", "3!+x.length(1,1)"),
         ],
     );
 }
@@ -237,15 +229,15 @@ fn the_youngest_is_preempted_and_goes_on_as_if_nothing_had_happened() {
         &[
             Submit(1, 1, 4),
             Submit(2, 1, 4),
-            Step("1@0:0* 2@1:0*", "1! 2! 1+x 2+x"),
+            Step("1@0:0* 2@1:0*", "1!+x 2!+x"),
             Step("1@0:1* 2@1:1*", "1+x 2+x"),
             Submit(3, 1, 9),
             Step("1@0:2* 2@1:2*", "1+x 2+x"),
             Counts(0, 0, 2, 1),
             // 2 has sampled 3 tokens; it waits with 1 + 3 tokens, ahead of 3.
-            Step("-1 1@0:3*", "1+x 1.length(1,4)"),
-            Step("-0 2@0:0-3*", "2+x 2.length(1,4)"),
-            Step("-0 3@0:0*", "3! 3+x"),
+            Step("-1 1@0:3*", "1+x.length(1,4)"),
+            Step("-0 2@0:0-3*", "2+x.length(1,4)"),
+            Step("-0 3@0:0*", "3!+x"),
         ],
     );
 }
@@ -257,7 +249,7 @@ fn a_sequence_is_preempted_in_the_middle_of_its_prompt() {
         &[
             Submit(1, 1, 8),
             Submit(2, 6, 9),
-            Step("1@0:0* 2@1:0", "1! 2! 1+x"),
+            Step("1@0:0* 2@1:0", "1!+x 2!"),
             Step("1@0:1* 2@1:1", "1+x"),
             Step("1@0:2* 2@1:2", "1+x"),
             Step("1@0:3* 2@1:3", "1+x"),
@@ -266,7 +258,7 @@ fn a_sequence_is_preempted_in_the_middle_of_its_prompt() {
             Counts(5, 0, 1, 1),
             Step("1@0:5*", "1+x"),
             Step("1@0:6*", "1+x"),
-            Step("1@0:7*", "1+x 1.length(1,8)"),
+            Step("1@0:7*", "1+x.length(1,8)"),
             Step("-0 2@0:0-1", ""),
         ],
     );
@@ -280,11 +272,11 @@ fn no_more_sequences_run_than_a_batch_has_rows() {
             Submit(1, 1, 3),
             Submit(2, 1, 3),
             Submit(3, 3, 9),
-            Step("1@0:0* 2@1:0*", "1! 2! 1+x 2+x"),
+            Step("1@0:0* 2@1:0*", "1!+x 2!+x"),
             Counts(62, 0, 2, 1),
             Step("1@0:1* 2@1:1*", "1+x 2+x"),
             Cancel(2, true),
-            Step("-1 1@0:2* 3@1:0", "3! 1+x 1.length(1,3)"),
+            Step("-1 1@0:2* 3@1:0", "1+x.length(1,3) 3!"),
             Step("-0 3@1:1-2*", "3+x"),
         ],
     );
@@ -298,10 +290,10 @@ fn a_failed_step_takes_only_the_sequences_it_ran() {
             Submit(1, 1, 9),
             Submit(2, 6, 9),
             Submit(3, 2, 9),
-            Step("1@0:0* 2@1:0-2", "1! 2! 1+x"),
+            Step("1@0:0* 2@1:0-2", "1!+x 2!"),
             Fail("1@0:1* 2@1:3-5*", &[1, 2]),
             Counts(32, 0, 0, 1),
-            Step("-0 -1 3@0:0-1*", "3! 3+x"),
+            Step("-0 -1 3@0:0-1*", "3!+x"),
             Cancel(3, true),
             // What a plan does to the cache is done, though its run fails.
             Fail("-0", &[]),
@@ -331,11 +323,11 @@ fn a_lost_sample_makes_the_sequence_compute_again() {
         &[
             Submit(1, 3, 3),
             Submit(2, 1, 9),
-            Step("1@0:0-2* 2@1:0*", "1! 2! 1+x 2+x"),
+            Step("1@0:0-2* 2@1:0*", "1!+x 2!+x"),
             Lose("1@0:3* 2@1:1*"),
             Counts(32, 0, 0, 2),
             Step("-0 -1 1@0:0-3* 2@1:0-1*", "1+x 2+x"),
-            Step("1@0:4* 2@1:2*", "1+x 1.length(3,3) 2+x"),
+            Step("1@0:4* 2@1:2*", "1+x.length(3,3) 2+x"),
         ],
     );
 }
@@ -348,11 +340,11 @@ fn a_waiting_sequence_is_cancelled_without_an_eviction() {
             Submit(1, 1, 9),
             Submit(2, 1, 9),
             Submit(3, 1, 9),
-            Step("1@0:0*", "1! 1+x"),
+            Step("1@0:0*", "1!+x"),
             Cancel(2, true),
             Step("1@0:1*", "1+x"),
             Cancel(1, true),
-            Step("-0 3@0:0*", "3! 3+x"),
+            Step("-0 3@0:0*", "3!+x"),
         ],
     );
 }
@@ -373,7 +365,7 @@ fn samples_that_nobody_waits_for_are_ignored() {
     // 1 is cancelled, 2 comes twice, 3 has no output row, 9 was never there.
     let out: Vec<Sampled> = [1, 2, 2, 3, 9].map(x).to_vec();
     let events = scheduler.apply(&out, now);
-    assert_eq!(show_events(&events), "2! 3! 2+x");
+    assert_eq!(show_events(&events), "2!+x 3!");
     assert!(scheduler.apply(&out, now).is_empty());
     assert_eq!(show_plan(&scheduler.schedule(now)), "-0 2@1:1* 3@2:2-4");
 }
@@ -381,11 +373,7 @@ fn samples_that_nobody_waits_for_are_ignored() {
 #[test]
 fn what_cannot_run_is_refused() {
     let now = Instant::now();
-    let limits = Limits {
-        max_queue: 1,
-        ..limits(2, 32, 4, 8)
-    };
-    let mut scheduler = Scheduler::new(limits);
+    let mut scheduler = Scheduler::new(limits(2, 32, 4, 8));
     let mut check = |id, n_prompt, expected| {
         assert_eq!(scheduler.submit(new_sequence(id, n_prompt, 9)), expected);
     };
@@ -398,18 +386,14 @@ fn what_cannot_run_is_refused() {
     check(1, 3, Err(SubmitError::DuplicateId { id }));
     check(2, 3, Ok(()));
     check(3, 3, Ok(()));
-    check(4, 3, Err(SubmitError::QueueFull { max_queue: 1 }));
     assert_eq!(show_plan(&scheduler.schedule(now)), "1@0:0-2* 2@1:0-2*");
-    assert_eq!(scheduler.n_waiting(), 1);
+    assert_eq!(scheduler.stats().n_waiting, 1);
 }
 
 #[test]
 fn limits_that_allow_nothing_are_raised() {
     let now = Instant::now();
-    let mut scheduler = Scheduler::new(Limits {
-        max_queue: 0,
-        ..limits(0, 3, 100, 0)
-    });
+    let mut scheduler = Scheduler::new(limits(0, 3, 100, 0));
     let too_long = SubmitError::PromptTooLong {
         n_tokens: 3,
         n_ctx: 3,
@@ -421,16 +405,12 @@ fn limits_that_allow_nothing_are_raised() {
 
 #[test]
 fn errors_name_the_value_and_the_limit() {
-    let check = |error: SubmitError, expected: &str| assert_eq!(error.to_string(), expected);
-    check(
-        SubmitError::PromptTooLong {
-            n_tokens: 9,
-            n_ctx: 8,
-        },
-        "the prompt has 9 tokens: must be fewer than n_ctx = 8",
-    );
-    check(
-        SubmitError::QueueFull { max_queue: 512 },
-        "the queue is full: max_queue = 512 sequences wait already",
+    let error = SubmitError::PromptTooLong {
+        n_tokens: 9,
+        n_ctx: 8,
+    };
+    assert_eq!(
+        error.to_string(),
+        "the prompt has 9 tokens: must be fewer than n_ctx = 8"
     );
 }

@@ -11,13 +11,14 @@ use proptest::sample::Index;
 
 use crate::fake::{FakeRunner, generate_alone, sample_by_history};
 use triton_llm::engine::{
-    Draft, Event, Limits, NewSequence, Plan, Sampled, Scheduler, SequenceId, Sharing, SubmitError,
-    Token, Usage,
+    Draft, Event, Limits, NewSequence, Plan, Sampled, Scheduler, Scope, SequenceId, Sharing,
+    SubmitError, Token, Usage,
 };
 
 #[derive(Clone, Debug)]
 enum Op {
     Submit {
+        scope: Scope,
         prompt: Prompt,
         max_tokens: Option<u32>,
         stop: Vec<String>,
@@ -58,12 +59,22 @@ fn sharing() -> impl Strategy<Value = Sharing> {
     ]
 }
 
+fn scope() -> impl Strategy<Value = Scope> {
+    prop_oneof![2 => Just(Scope::default()), 1 => (1..3_u64).prop_map(Scope)]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let max_tokens = prop_oneof![Just(None), (1..20_u32).prop_map(Some)];
     let stop = prop_oneof!["stop", "ab?a", "\u{20AC}", "c s", "b\u{FFFD}"];
-    let submit = (prompt(), max_tokens, vec(stop, 0..3));
+    let submit = (scope(), prompt(), max_tokens, vec(stop, 0..3));
+    let submit = submit.prop_map(|(scope, prompt, max_tokens, stop)| Op::Submit {
+        scope,
+        prompt,
+        max_tokens,
+        stop,
+    });
     prop_oneof![
-        8 => submit.prop_map(|(prompt, max_tokens, stop)| Op::Submit { prompt, max_tokens, stop }),
+        8 => submit,
         8 => (1..12_usize).prop_map(Op::Steps),
         2 => any::<Index>().prop_map(Op::Cancel),
         2 => any::<Index>().prop_map(Op::CancelInFlight),
@@ -77,10 +88,10 @@ fn limits() -> impl Strategy<Value = Limits> {
     let slots = (1..7_usize, 0..6_usize);
     let n_cells = prop_oneof![2..64_usize, 64..256_usize];
     let drafts = prop_oneof![Just((0, 0)), (1..6_usize, 1..12_usize)];
-    let rest = (any::<Index>(), 1..24_usize, 0..9_usize, sharing(), drafts);
+    let rest = (any::<Index>(), 1..24_usize, sharing(), drafts);
     let host = prop_oneof![Just((0, 0)), (16..400_usize, 0..80_usize)];
     (slots, n_cells, rest, host).prop_map(
-        |((n_slots, n_kept), n_cells, (n_ctx, n_batch, max_queue, sharing, drafts), host)| Limits {
+        |((n_slots, n_kept), n_cells, (n_ctx, n_batch, sharing, drafts), host)| Limits {
             n_slots,
             n_kept,
             n_cells,
@@ -95,7 +106,6 @@ fn limits() -> impl Strategy<Value = Limits> {
                 drafts.0
             },
             n_draft_rows: drafts.1,
-            max_queue,
             target_itl: Duration::from_millis(20),
         },
     )
@@ -104,6 +114,8 @@ fn limits() -> impl Strategy<Value = Limits> {
 /// What the test knows of a sequence that has been submitted and has not ended.
 struct Live {
     new: NewSequence,
+    /// What was chosen so far, and its text.
+    chosen: Vec<Token>,
     text: String,
     is_started: bool,
     /// Tokens known, and how many were known when it last got a slot.
@@ -118,6 +130,8 @@ struct World {
     scheduler: Scheduler,
     runner: FakeRunner,
     now: Instant,
+    /// Whoever has rows in the last plan, in its order.
+    planned: Vec<SequenceId>,
     live: BTreeMap<SequenceId, Live>,
     /// All tokens of sequences that have finished.
     finished: Vec<Vec<Token>>,
@@ -135,6 +149,7 @@ impl World {
             scheduler: Scheduler::new(limits),
             runner: FakeRunner::new(&limits, sample_by_history),
             now: Instant::now(),
+            planned: Vec::new(),
             live: BTreeMap::new(),
             finished: Vec::new(),
             n_submitted: 0,
@@ -148,12 +163,18 @@ impl World {
     fn perform(&mut self, op: Op) {
         match op {
             Op::Submit {
+                scope,
                 prompt,
                 max_tokens,
                 stop,
             } => {
                 let prompt = self.prompt(&prompt);
-                self.submit(prompt, max_tokens, stop);
+                self.submit(NewSequence {
+                    scope,
+                    max_tokens,
+                    stop,
+                    ..self.next(prompt)
+                });
             }
             Op::Steps(n_steps) => (0..n_steps).for_each(|_| self.step()),
             Op::Cancel(which) => self.cancel(which),
@@ -198,35 +219,26 @@ impl World {
         }
     }
 
-    fn submit(&mut self, prompt: Vec<Token>, max_tokens: Option<u32>, stop: Vec<String>) {
-        let id = SequenceId(self.n_submitted);
-        let n_prompt = prompt.len();
-        let new = NewSequence {
-            id,
-            prompt,
-            max_tokens,
-            stop,
-        };
-        let Limits {
-            n_slots,
-            n_ctx,
-            n_batch,
-            max_queue,
-            ..
-        } = self.limits;
+    /// The next sequence to submit.
+    fn next(&self, prompt: Vec<Token>) -> NewSequence {
+        NewSequence::new(SequenceId(self.n_submitted), prompt)
+    }
+
+    fn submit(&mut self, new: NewSequence) {
+        let (id, n_prompt, n_ctx) = (new.id, new.prompt.len(), self.limits.n_ctx);
         let expected = if n_prompt >= n_ctx {
             let n_tokens = n_prompt;
             Err(SubmitError::PromptTooLong { n_tokens, n_ctx })
-        } else if self.live.len() >= n_slots.min(n_batch) + max_queue {
-            Err(SubmitError::QueueFull { max_queue })
         } else {
             Ok(())
         };
         assert_eq!(self.scheduler.submit(new.clone()), expected);
         if expected.is_ok() {
             self.n_submitted += 1;
+            self.runner.open(id, new.scope);
             let live = Live {
                 new,
+                chosen: Vec::new(),
                 text: String::new(),
                 is_started: false,
                 n_tokens: n_prompt,
@@ -255,7 +267,9 @@ impl World {
             self.live.is_empty(),
             "a step without progress"
         );
+        self.planned.clear();
         for run in plan.rows.chunk_by(|a, b| a.sequence == b.sequence) {
+            self.planned.push(run[0].sequence);
             let live = self.live.get_mut(&run[0].sequence);
             let live = live.expect("rows of a sequence that ended");
             if live.n_cached.is_none() {
@@ -335,40 +349,38 @@ impl World {
                 live.n_tokens += 1;
             }
         }
-        for event in self.scheduler.apply(out, self.now) {
-            match event {
-                Event::Started { sequence } => {
-                    let live = self.live.get_mut(&sequence).expect("started after its end");
-                    assert!(
-                        !std::mem::replace(&mut live.is_started, true),
-                        "started twice"
-                    );
-                }
-                Event::Text { sequence, text } => {
-                    let live = self.live.get_mut(&sequence).expect("text after its end");
-                    assert!(live.is_started && !text.is_empty());
-                    live.text.push_str(&text);
-                }
-                Event::Finished {
-                    sequence,
-                    reason,
-                    usage,
-                } => {
-                    let live = self.live.remove(&sequence).expect("finished after its end");
-                    let (alone, tokens) =
-                        generate_alone(&live.new, self.limits.n_ctx, sample_by_history);
-                    assert_eq!(live.text, alone.text);
-                    let cached_tokens = live.n_cached.expect("it has run");
-                    let expected = Usage {
-                        cached_tokens,
-                        ..alone.usage
-                    };
-                    assert_eq!((reason, usage), (alone.reason, expected));
-                    self.finished.push(tokens);
-                    self.n_finished += 1;
-                }
-            }
+        let events = self.scheduler.apply(out, self.now);
+        // One of each sequence at most, in the plan's order.
+        let mut planned = self.planned.iter();
+        for event in &events {
+            assert!(planned.any(|id| *id == event.sequence), "{events:?}");
         }
+        events.into_iter().for_each(|event| self.take(event));
+    }
+
+    fn take(&mut self, event: Event) {
+        assert!(event.started || !event.chosen.is_empty(), "{event:?}");
+        let live = self.live.get_mut(&event.sequence);
+        let live = live.expect("an event after the end");
+        assert_ne!(event.started, live.is_started, "{event:?}");
+        live.is_started = true;
+        for chosen in event.chosen {
+            live.chosen.push(chosen.token);
+            live.text.push_str(&chosen.text);
+        }
+        let Some(ended) = event.end else { return };
+        let live = self.live.remove(&event.sequence).expect("as above");
+        let (alone, tokens) = generate_alone(&live.new, self.limits.n_ctx, sample_by_history);
+        assert_eq!(live.text, alone.text);
+        assert_eq!(live.chosen, tokens[live.new.prompt.len()..]);
+        let cached_tokens = live.n_cached.expect("it has run");
+        let expected = Usage {
+            cached_tokens,
+            ..alone.usage
+        };
+        assert_eq!((ended.reason, ended.usage), (alone.reason, expected));
+        self.finished.push(tokens);
+        self.n_finished += 1;
     }
 
     /// What an unfinished sequence has shown must be the beginning of what it gives alone.
@@ -382,11 +394,11 @@ impl World {
     }
 
     fn check_counts(&self) {
-        let s = &self.scheduler;
-        let n_cells = s.n_free_cells() + s.n_used_cells() + s.n_cached_cells();
+        let stats = self.scheduler.stats();
+        let n_cells = stats.n_free_cells + stats.n_used_cells + stats.n_cached_cells;
         assert_eq!(n_cells, self.limits.n_cells);
-        assert!(s.n_running() <= self.limits.n_slots);
-        assert_eq!(s.n_running() + s.n_waiting(), self.live.len());
+        assert!(stats.n_running <= self.limits.n_slots);
+        assert_eq!(stats.n_running + stats.n_waiting, self.live.len());
     }
 
     /// Steps until nothing is left, within a bound: each token of each sequence, twice, takes at
@@ -402,11 +414,10 @@ impl World {
         }
         assert!(self.live.is_empty(), "{} sequences starve", self.live.len());
         assert!(self.scheduler.is_idle());
-        assert_eq!(self.scheduler.n_used_cells(), 0);
-        assert_eq!(self.runner.n_held_cells(), self.scheduler.n_cached_cells());
-        let parked = self.runner.blocks.values();
-        let n_parked: usize = parked.map(|(_, tokens)| tokens.len()).sum();
-        assert_eq!(n_parked, self.scheduler.n_host_tokens());
+        let stats = self.scheduler.stats();
+        assert_eq!(stats.n_used_cells, 0);
+        assert_eq!(stats.n_cached_cells, self.runner.n_held_cells());
+        assert_eq!(stats.n_host_tokens, self.runner.n_host_tokens());
         if self.limits.sharing == Sharing::None {
             assert_eq!(self.runner.n_held_cells(), 0, "KV left when idle");
         }
@@ -437,21 +448,19 @@ fn a_crowded_cache_preempts_and_finishes_all() {
         n_kept: 6,
         n_cells: 40,
         sharing: Sharing::Prefix,
-        n_host: 0,
-        n_rows_to_park: 0,
         n_ctx: 40,
         n_batch: 8,
         max_draft: 4,
         n_draft_rows: 8,
-        max_queue: 100,
         target_itl: Duration::from_millis(20),
+        ..Limits::default()
     });
     for idx in 0..100 {
         let prompt = Prompt::Fresh {
             n_common: 0,
             n_own: 1 + idx % 9,
         };
-        world.submit(world.prompt(&prompt), None, Vec::new());
+        world.submit(world.next(world.prompt(&prompt)));
     }
     world.drain();
     assert_eq!(world.n_finished, 100);
@@ -470,16 +479,17 @@ fn chats_come_back_from_host_memory() {
         n_rows_to_park: 4,
         n_ctx: 100,
         n_batch: 32,
-        max_draft: 0,
-        n_draft_rows: 0,
-        max_queue: 100,
         target_itl: Duration::from_millis(20),
+        ..Limits::default()
     });
     let mut chats: Vec<Vec<Token>> = (0..6).map(|id| vec![Token(100 + id); 20]).collect();
     for _ in 0..5 {
         for chat in &mut chats {
             chat.extend([Token(7); 10]);
-            world.submit(chat.clone(), Some(1), Vec::new());
+            world.submit(NewSequence {
+                max_tokens: Some(1),
+                ..world.next(chat.clone())
+            });
         }
         world.drain();
     }
@@ -488,30 +498,35 @@ fn chats_come_back_from_host_memory() {
     assert!(world.runner.n_loaded > 500, "{}", world.runner.n_loaded);
 }
 
-/// Nor without sharing: of 30 prompts with 32 tokens in common, 29 share them.
+/// Nor without sharing: of 30 prompts with 32 tokens in common, all share them but the first of each scope.
 #[test]
-fn a_common_beginning_is_computed_once() {
-    let mut world = World::new(Limits {
-        n_slots: 6,
-        n_kept: 6,
-        n_cells: 400,
-        sharing: Sharing::Prefix,
-        n_host: 0,
-        n_rows_to_park: 0,
-        n_ctx: 100,
-        n_batch: 32,
-        max_draft: 4,
-        n_draft_rows: 8,
-        max_queue: 100,
-        target_itl: Duration::from_millis(20),
-    });
-    for n_own in 1..31 {
-        let prompt = Prompt::Fresh {
-            n_common: 32,
-            n_own,
-        };
-        world.submit(world.prompt(&prompt), Some(4), Vec::new());
+fn a_common_beginning_is_computed_once_in_each_scope() {
+    for n_scopes in [1, 3] {
+        let mut world = World::new(Limits {
+            n_slots: 6,
+            n_kept: 6,
+            n_cells: 400,
+            sharing: Sharing::Prefix,
+            n_ctx: 100,
+            n_batch: 32,
+            max_draft: 4,
+            n_draft_rows: 8,
+            target_itl: Duration::from_millis(20),
+            ..Limits::default()
+        });
+        for n_own in 1..31 {
+            let prompt = Prompt::Fresh {
+                n_common: 32,
+                n_own,
+            };
+            world.submit(NewSequence {
+                scope: Scope(n_own as u64 % n_scopes),
+                max_tokens: Some(4),
+                ..world.next(world.prompt(&prompt))
+            });
+        }
+        world.drain();
+        let n_sharing = 30 - n_scopes as usize;
+        assert_eq!((world.n_finished, world.n_shared), (30, n_sharing * 32));
     }
-    world.drain();
-    assert_eq!((world.n_finished, world.n_shared), (30, 29 * 32));
 }

@@ -1,11 +1,11 @@
 //! Who shares whose tokens in the cache: small stories and the plans that must follow.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::fake::{FakeRunner, sample_x};
 use crate::show::show_plan;
 use triton_llm::engine::{
-    Event, Limits, NewSequence, Scheduler, SequenceId, Sharing, Token, Usage,
+    Limits, NewSequence, Scheduler, Scope, SequenceId, Sharing, Token, Usage,
 };
 
 pub struct Story {
@@ -22,14 +22,8 @@ impl Story {
             n_kept: 2,
             n_cells,
             sharing,
-            n_host: 0,
-            n_rows_to_park: 0,
-            n_ctx: n_cells,
             n_batch,
-            max_draft: 0,
-            n_draft_rows: 0,
-            max_queue: 8,
-            target_itl: Duration::from_secs(1),
+            ..Limits::default()
         }
     }
 
@@ -47,12 +41,16 @@ impl Story {
     }
 
     pub fn submit(&mut self, id: u64, prompt: &[Token], max_tokens: u32) {
+        self.submit_in(Scope::default(), id, prompt, max_tokens);
+    }
+
+    fn submit_in(&mut self, scope: Scope, id: u64, prompt: &[Token], max_tokens: u32) {
         let new = NewSequence {
-            id: SequenceId(id),
-            prompt: prompt.to_vec(),
+            scope,
             max_tokens: Some(max_tokens),
-            stop: Vec::new(),
+            ..NewSequence::new(SequenceId(id), prompt.to_vec())
         };
+        self.runner.open(new.id, scope);
         self.scheduler.submit(new).expect("the story admits it");
     }
 
@@ -64,19 +62,17 @@ impl Story {
         let plan = self.scheduler.schedule(self.now);
         let out = self.runner.run(&plan);
         for event in self.scheduler.apply(&out, self.now) {
-            if let Event::Finished {
-                sequence, usage, ..
-            } = event
-            {
-                self.finished.push((sequence.0, usage));
+            if let Some(ended) = event.end {
+                self.finished.push((event.sequence.0, ended.usage));
             }
         }
         show_plan(&plan)
     }
 
     pub fn check_cells(&self, n_used: usize, n_cached: usize) {
-        let s = &self.scheduler;
-        assert_eq!((s.n_used_cells(), s.n_cached_cells()), (n_used, n_cached));
+        let stats = self.scheduler.stats();
+        let found = (stats.n_used_cells, stats.n_cached_cells);
+        assert_eq!(found, (n_used, n_cached));
     }
 
     pub fn finished(&self, id: u64) -> Option<Usage> {
@@ -234,7 +230,7 @@ fn of_what_nobody_has_shared_yet_little_is_kept_but_always_the_latest() {
             let out = story.runner.run(&plan);
             story.scheduler.apply(&out, story.now);
         }
-        story.scheduler.n_cached_cells()
+        story.scheduler.stats().n_cached_cells
     };
     // One in four cells while nobody runs: 50.
     assert_eq!(run(1, &prompt(1, 0, 100)), 100);
@@ -281,4 +277,31 @@ fn nothing_is_shared_where_nothing_may_be() {
     story.step("-0 2@1:8-23*");
     story.step("-1");
     story.check_cells(0, 0);
+}
+
+#[test]
+fn scopes_share_nothing_with_each_other() {
+    let (base, adapter) = (Scope::default(), Scope(1));
+    let mut story = Story::new(4, 256, 32, Sharing::Prefix);
+    let chat = prompt(0, 40, 0);
+    story.submit_in(base, 1, &chat, 9);
+    story.submit_in(adapter, 2, &chat, 9);
+    story.submit_in(adapter, 3, &chat, 9);
+    // Nobody waits for a beginning of another scope, but 3 does for one of its own.
+    story.step("1@0:0-15 2@1:0-15");
+    story.step("1@0:16-31 2@1:16-31");
+    story.step("1@0:32-39* 2@1:32-39*");
+    story.step("1>2[39] 1@0:40* 2@1:40* 3@2:39*");
+    // What has ended is found in its scope only, too.
+    for id in [1, 2, 3] {
+        assert!(story.scheduler.cancel(SequenceId(id)));
+    }
+    story.submit_in(base, 4, &chat, 1);
+    story.submit_in(adapter, 5, &chat, 1);
+    story.submit_in(Scope(2), 6, &chat, 1);
+    while !story.scheduler.is_idle() {
+        story.run();
+    }
+    let cached = [4, 5, 6].map(|id| story.cached_tokens(id));
+    assert_eq!(cached, [39, 39, 0]);
 }

@@ -1,6 +1,6 @@
 //! Plans and events as short texts, for tables.
 
-use triton_llm::engine::{CacheOp, Event, Plan};
+use triton_llm::engine::{CacheOp, Ended, Event, Plan};
 
 /// `-0 1@0:0-2*`: slot 0 is emptied; sequence 1 in slot 0 runs positions 0 to 2, then samples.
 /// `0[16] 0>1[16]`: slot 0 keeps 16 tokens, and slot 1 shares them.
@@ -31,20 +31,21 @@ pub fn show_plan(plan: &Plan) -> String {
     changes.chain(runs).collect::<Vec<_>>().join(" ")
 }
 
-/// `1! 1+x 1.length(2,3)`: 1 started, gave `x`, and finished with 2 prompt and 3 sampled tokens.
+/// `1!+x.length(2,3)`: 1 started, gave a token whose text is `x`, and ended with 2 tokens of the prompt
+/// and 3 chosen.
 pub fn show_events(events: &[Event]) -> String {
-    let shown = events.iter().map(|event| match event {
-        Event::Started { sequence } => format!("{}!", sequence.0),
-        Event::Text { sequence, text } => format!("{}+{text}", sequence.0),
-        Event::Finished {
-            sequence,
-            reason,
-            usage,
-        } => {
+    let shown = events.iter().map(|event| {
+        let start = if event.started { "!" } else { "" };
+        let chosen = event
+            .chosen
+            .iter()
+            .map(|chosen| format!("+{}", chosen.text));
+        let end = event.end.map(|Ended { reason, usage }| {
             let (n_prompt, n_completion) = (usage.prompt_tokens, usage.completion_tokens);
-            let reason = reason.as_str();
-            format!("{}.{reason}({n_prompt},{n_completion})", sequence.0)
-        }
+            format!(".{}({n_prompt},{n_completion})", reason.as_str())
+        });
+        let (id, chosen) = (event.sequence.0, chosen.collect::<String>());
+        format!("{id}{start}{chosen}{}", end.unwrap_or_default())
     });
     shown.collect::<Vec<_>>().join(" ")
 }

@@ -1,13 +1,13 @@
 //! From pieces of bytes to text events: characters, stop strings, and what is kept back.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::fake::{find_first_stop, n_whole_bytes};
 use triton_llm::engine::{
-    Event, FinishReason, Limits, NewSequence, Sampled, Scheduler, SequenceId, Sharing, Token,
+    Ended, FinishReason, Limits, NewSequence, Sampled, Scheduler, SequenceId, Token,
 };
 
 /// Text shown after each piece, and why it ended.
@@ -22,25 +22,11 @@ struct Shown {
 fn feed(pieces: &[Option<&[u8]>], stop: &[String], max_tokens: Option<u32>) -> Shown {
     let now = Instant::now();
     let sequence = SequenceId(1);
-    let mut scheduler = Scheduler::new(Limits {
-        n_slots: 1,
-        n_kept: 0,
-        n_cells: 4096,
-        sharing: Sharing::None,
-        n_host: 0,
-        n_rows_to_park: 0,
-        n_ctx: 4096,
-        n_batch: 4,
-        max_draft: 0,
-        n_draft_rows: 0,
-        max_queue: 0,
-        target_itl: Duration::from_millis(100),
-    });
+    let mut scheduler = Scheduler::new(Limits::default());
     let new = NewSequence {
-        id: sequence,
-        prompt: vec![Token(1)],
         max_tokens,
         stop: stop.to_vec(),
+        ..NewSequence::new(sequence, vec![Token(1)])
     };
     scheduler.submit(new).expect("one token fits");
     let mut shown = Shown {
@@ -57,25 +43,20 @@ fn feed(pieces: &[Option<&[u8]>], stop: &[String], max_tokens: Option<u32>) -> S
             piece: piece.unwrap_or(b"never shown").to_vec(),
             end: piece.is_none(),
         };
-        let mut now_shown = String::new();
-        for event in scheduler.apply(&[sampled], now) {
-            assert!(shown.reason.is_none(), "{event:?} after the end");
-            match event {
-                Event::Started { .. } => {}
-                Event::Text { text, .. } => {
-                    assert!(!text.is_empty(), "an empty text event");
-                    assert!(now_shown.is_empty(), "two text events of one token");
-                    now_shown = text;
-                }
-                Event::Finished { reason, usage, .. } => {
-                    shown.reason = Some(reason);
-                    shown.n_completion = usage.completion_tokens;
-                }
-            }
-        }
-        shown.texts.push(now_shown);
-        if shown.reason.is_some() {
-            assert_eq!(scheduler.n_used_cells(), 0);
+        let events = scheduler.apply(&[sampled], now);
+        let [event] = &events[..] else {
+            panic!("not one event of one step: {events:?}");
+        };
+        let [chosen] = &event.chosen[..] else {
+            panic!("not one token of one sample: {event:?}");
+        };
+        assert_eq!((event.sequence, chosen.token), (sequence, Token(2)));
+        assert_eq!(event.started, shown.texts.is_empty());
+        shown.texts.push(chosen.text.clone());
+        if let Some(Ended { reason, usage }) = event.end {
+            shown.reason = Some(reason);
+            shown.n_completion = usage.completion_tokens;
+            assert_eq!(scheduler.stats().n_used_cells, 0);
             break;
         }
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::fake::sample_x;
-use triton_llm::engine::{Limits, NewSequence, Plan, Scheduler, SequenceId, Sharing, Token};
+use triton_llm::engine::{Limits, NewSequence, Plan, Scheduler, SequenceId, Token};
 
 /// How fast a machine is.
 struct Machine {
@@ -57,25 +57,13 @@ fn read_prompt(
     let mut now = Instant::now();
     let mut scheduler = Scheduler::new(Limits {
         n_slots: 16,
-        n_kept: 0,
         n_cells: 100_000,
-        sharing: Sharing::None,
-        n_host: 0,
-        n_rows_to_park: 0,
-        n_ctx: 50_000,
         n_batch: 2048,
-        max_draft: 0,
-        n_draft_rows: 0,
-        max_queue: 0,
         target_itl,
+        ..Limits::default()
     });
     let submit = |scheduler: &mut Scheduler, id, n_prompt| {
-        let new = NewSequence {
-            id: SequenceId(id),
-            prompt: vec![Token(1); n_prompt],
-            max_tokens: None,
-            stop: Vec::new(),
-        };
+        let new = NewSequence::new(SequenceId(id), vec![Token(1); n_prompt]);
         scheduler.submit(new).expect("it fits");
     };
     let mut step = |scheduler: &mut Scheduler| {

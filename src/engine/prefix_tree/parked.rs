@@ -6,14 +6,8 @@
 use std::ops::Range;
 
 use super::super::ids::{BlockId, SlotId};
+use super::super::plan::Block;
 use super::{Match, PrefixTree, ROOT};
-
-/// Tokens of a slot's path that lie in host memory, in a block of their own.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(in super::super) struct Block {
-    pub(in super::super) id: BlockId,
-    pub(in super::super) tokens: Range<usize>,
-}
 
 impl PrefixTree {
     /// Tokens that lie in blocks.
