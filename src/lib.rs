@@ -3,17 +3,17 @@
 //! The library is a Triton backend: a shared object that `tritonserver` loads
 //! and calls through its C API. ARCHITECTURE.md has the map.
 
-mod cgroup;
 pub mod config;
 mod delivery;
-mod devices;
 pub mod engine;
 mod exports;
 mod intake;
+mod json;
 pub mod llama;
-mod memory;
+pub mod machine;
 mod permit;
 pub mod protocol;
 mod serving;
+pub mod table;
 mod triton;
 mod worker;

@@ -5,6 +5,7 @@
 
 mod demand;
 mod fit;
+mod sizes;
 mod start;
 mod template;
 
@@ -15,20 +16,21 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::{
-    self, Gpu, MAX_TEMPLATE_BYTES, ModelConfig, ModelFileName, Place, UnusableGpu,
-};
+use crate::config::{self, MAX_TEMPLATE_BYTES, ModelConfig, ModelFileName, Place};
 use crate::delivery::Delivery;
-use crate::devices;
 use crate::intake::Intake;
 use crate::llama;
+use crate::machine::{
+    self,
+    device::{Device, UnusableDevice},
+};
 use crate::protocol::RequestError;
 use crate::triton::{
     self, Attached, Backend, Code, Error, Instance, InstanceKind, Request, Responder, is_signalled,
     listen_to_signals, panic_text, stop_at_exit,
 };
 
-use start::EnginePlan;
+use start::Launch;
 
 /// Held while a model takes memory of GPUs.
 static ON_GPUS: Mutex<()> = Mutex::new(());
@@ -138,12 +140,15 @@ pub(crate) fn initialize(backend: Backend) -> Result<(), Error> {
     backend.set_state(delivery)
 }
 
-fn log_gpu(gpu: &Gpu) {
-    let (major, minor) = gpu.compute_capability;
+fn log_gpu(gpu: &Device) {
+    let capability = gpu.compute_capability;
+    let capability =
+        capability.map(|(major, minor)| format!(", compute capability {major}.{minor}"));
     log::info!(
-        "{}: {}, compute capability {major}.{minor}, {} of {} MiB free",
-        gpu.name(),
-        gpu.model,
+        "{}: {}{}, {} of {} MiB free",
+        gpu.name,
+        gpu.description,
+        capability.unwrap_or_default(),
         gpu.free_bytes >> 20,
         gpu.total_bytes >> 20
     );
@@ -261,15 +266,15 @@ impl ServedModel {
         let _one_at_a_time =
             llama::has_gpu().then(|| ON_GPUS.lock().unwrap_or_else(PoisonError::into_inner));
         for mut placement in config::placement(&config, usable_gpus().as_deref())? {
-            update_free_bytes(&mut placement.gpus);
-            let plan = EnginePlan {
+            update_free_bytes(&mut placement.devices);
+            let launch = Launch {
                 config: &config,
                 folder: &folder,
                 path: &path,
                 placement: &placement,
             };
             let is_serving = Box::new(model.serving_probe()?);
-            let engine = plan.start(is_serving, &delivery)?;
+            let engine = launch.start(is_serving, &delivery)?;
             for (gpu, n_bytes) in engine.memory {
                 *memory.entry(gpu).or_default() += n_bytes;
             }
@@ -310,22 +315,22 @@ impl ServedModel {
 }
 
 /// Finds out what is left by the engines that were started since the GPUs were listed.
-fn update_free_bytes(gpus: &mut [Gpu]) {
-    let now: Vec<Gpu> = listed_gpus().into_iter().flatten().flatten().collect();
+fn update_free_bytes(gpus: &mut [Device]) {
+    let now: Vec<Device> = listed_gpus().into_iter().flatten().flatten().collect();
     for gpu in gpus {
-        if let Some(now) = now.iter().find(|now| now.index == gpu.index) {
+        if let Some(now) = now.iter().find(|now| now.name == gpu.name) {
             gpu.free_bytes = now.free_bytes;
         }
     }
 }
 
 /// The GPUs that can be used, a warning for each that cannot; `None` in a build without CUDA.
-fn usable_gpus() -> Option<Vec<Gpu>> {
+fn usable_gpus() -> Option<Vec<Device>> {
     listed_gpus().map(usable)
 }
 
-fn usable(listed: Vec<Result<Gpu, UnusableGpu>>) -> Vec<Gpu> {
-    let warned = |gpu: Result<Gpu, UnusableGpu>| {
+fn usable(listed: Vec<Result<Device, UnusableDevice>>) -> Vec<Device> {
+    let warned = |gpu: Result<Device, UnusableDevice>| {
         gpu.inspect_err(|error| log::warn!("{error}: models are placed without it"))
             .ok()
     };
@@ -333,10 +338,10 @@ fn usable(listed: Vec<Result<Gpu, UnusableGpu>>) -> Vec<Gpu> {
 }
 
 /// The GPUs that both CUDA and llama.cpp find; `None` in a build without CUDA.
-fn listed_gpus() -> Option<Vec<Result<Gpu, UnusableGpu>>> {
+fn listed_gpus() -> Option<Vec<Result<Device, UnusableDevice>>> {
     // Where llama.cpp has no GPU, the driver is missing, a stub, or of no use: it is not asked.
     cfg!(feature = "cuda").then(|| match llama::has_gpu() {
-        true => devices::gpus(),
+        true => machine::devices(),
         false => Vec::new(),
     })
 }
@@ -456,15 +461,17 @@ mod tests {
 
     #[test]
     fn a_gpu_that_cannot_be_used_leaves_the_others() {
-        let gpu = |index| Gpu {
-            index,
-            model: "H200".to_owned(),
-            compute_capability: (9, 0),
+        let gpu = |index| Device {
+            name: format!("CUDA{index}"),
+            kind: machine::device::DeviceKind::Gpu,
+            description: "H200".to_owned(),
             free_bytes: 1 << 37,
             total_bytes: 1 << 37,
+            cuda_index: Some(index),
+            compute_capability: Some((9, 0)),
         };
-        let full = |index| UnusableGpu {
-            index,
+        let full = |index: u32| UnusableDevice {
+            name: format!("CUDA{index}"),
             reason: "out of memory".to_owned(),
         };
         for (listed, expected) in [
@@ -472,7 +479,10 @@ mod tests {
             (vec![Err(full(0))], vec![]),
             (vec![], vec![]),
         ] {
-            let indices: Vec<u32> = usable(listed).iter().map(|gpu| gpu.index).collect();
+            let indices: Vec<u32> = usable(listed)
+                .iter()
+                .filter_map(|gpu| gpu.cuda_index)
+                .collect();
             assert_eq!(indices, expected);
         }
         assert_eq!(full(1).to_string(), "CUDA1 cannot be used: out of memory");

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use triton_llm::config::{
-    CacheType, FlashAttn, Gpu, GpuLayers, InstanceGroup, InstanceKind, ModelConfig, Parameters,
+    CacheType, FlashAttention, GpuLayers, InstanceGroup, InstanceKind, ModelConfig, Parameters,
     Place, SpeculativeMethod, SplitMode, autocomplete, parse, placement,
 };
+use triton_llm::machine::device::{Device, DeviceKind};
 
 /// A tensor as Triton prints a declared one.
 fn tensor(name: &str, data_type: &str, dims: Value) -> Value {
@@ -421,7 +422,7 @@ fn parameters_are_read() {
         n_gpu_layers: GpuLayers::Count(20),
         cache_type_k: CacheType::Q8_0,
         cache_type_v: CacheType::Iq4Nl,
-        flash_attn: FlashAttn::On,
+        flash_attn: FlashAttention::On,
         cache_ram_mib: Some(512),
         use_mmap: Some(false),
         use_mlock: true,
@@ -919,13 +920,15 @@ fn every_slot_has_tokens() {
     check(&[("n_ctx", "2")], 3, Err(error));
 }
 
-fn gpu(index: u32) -> Gpu {
-    Gpu {
-        index,
-        model: "H200".to_owned(),
-        compute_capability: (9, 0),
+fn gpu(index: u32) -> Device {
+    Device {
+        name: format!("CUDA{index}"),
+        kind: DeviceKind::Gpu,
+        description: "H200".to_owned(),
         free_bytes: 1 << 37,
         total_bytes: 1 << 37,
+        cuda_index: Some(index),
+        compute_capability: Some((9, 0)),
     }
 }
 
@@ -1023,14 +1026,15 @@ fn instances_are_counted_and_placed() {
         let config = with_groups(&groups, &[]);
         assert_eq!(config.n_instances, n_instances, "{groups:?}");
         assert_eq!(config.instance_groups, groups);
-        let place = |gpus: Option<&[Gpu]>| match placement(&config, gpus) {
+        let place = |gpus: Option<&[Device]>| match placement(&config, gpus) {
             Ok(placed) => {
                 assert!(
                     placed.iter().all(|p| p.n_slots == 16 * p.n_instances),
                     "{placed:?}"
                 );
-                let numbers =
-                    |p: &triton_llm::config::Placement| p.gpus.iter().map(|g| g.index).collect();
+                let numbers = |p: &triton_llm::config::Placement| {
+                    p.devices.iter().filter_map(|g| g.cuda_index).collect()
+                };
                 Ok(placed
                     .iter()
                     .map(|p| (p.place, p.n_instances, numbers(p)))
@@ -1063,7 +1067,8 @@ fn parameters_choose_the_devices_of_kind_model() {
     let check = |parameters: &[(&str, &str)], expected: &[u32], split_mode: SplitMode| {
         let placed = placement(&with_groups(&model, parameters), Some(&gpus));
         let placed = placed.unwrap_or_else(|error| panic!("{parameters:?}: {error}"));
-        let numbers: Vec<u32> = placed[0].gpus.iter().map(|gpu| gpu.index).collect();
+        let devices = placed[0].devices.iter();
+        let numbers: Vec<u32> = devices.filter_map(|gpu| gpu.cuda_index).collect();
         assert_eq!(
             (numbers.as_slice(), placed[0].split_mode),
             (expected, split_mode),
@@ -1147,10 +1152,10 @@ fn proportions_are_for_the_group_that_is_spread() {
 }
 
 /// One that no build has code for.
-fn old_gpu(index: u32) -> Gpu {
-    Gpu {
-        compute_capability: (6, 1),
-        model: "P40".to_owned(),
+fn old_gpu(index: u32) -> Device {
+    Device {
+        compute_capability: Some((6, 1)),
+        description: "P40".to_owned(),
         ..gpu(index)
     }
 }
@@ -1162,7 +1167,7 @@ fn a_gpu_that_is_not_used_may_be_of_any_kind() {
     let check = |parameters: &[(&str, &str)], expected: Result<&[u32], &str>| {
         let placed = placement(&with_groups(&model, parameters), Some(&gpus));
         let found = placed.map_err(|error| error.to_string()).map(|placed| {
-            let indices = placed[0].gpus.iter().map(|gpu| gpu.index);
+            let indices = placed[0].devices.iter().filter_map(|gpu| gpu.cuda_index);
             indices.collect::<Vec<_>>()
         });
         let expected = expected.map(<[u32]>::to_vec).map_err(str::to_owned);
@@ -1182,7 +1187,7 @@ fn what_is_wrong_with_devices_is_named() {
     let gpus = [gpu(0), gpu(1), old_gpu(2)];
     let check = |group: InstanceGroup,
                  parameters: &[(&str, &str)],
-                 gpus: Option<&[Gpu]>,
+                 gpus: Option<&[Device]>,
                  expected: &str| {
         let placed = placement(&with_groups(&[group], parameters), gpus);
         let error = placed.expect_err(expected).to_string();

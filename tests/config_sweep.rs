@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use host::{Ask, Config, Given, Outcome, Served, Server};
 use serde_json::{Value, json};
-use triton_llm::config::table::{Draft, TABLE};
-use triton_llm::protocol::table::{Kind, Limit, Parameter};
+use triton_llm::config::table::{TABLE, Written};
+use triton_llm::table::{Kind, Limit, Parameter};
 
 /// Configurations: each setting alone, the rest two or three together.
 const N_CASES: usize = 2000;
@@ -144,7 +144,7 @@ fn texts(name: &str) -> &'static [&'static str] {
     }
 }
 
-fn values(parameter: &Parameter<Draft>) -> Vec<String> {
+fn values(parameter: &Parameter<Written>) -> Vec<String> {
     let own = |texts: &[&str]| {
         texts
             .iter()
@@ -236,7 +236,7 @@ impl Random {
 
 /// All configurations, the same in every process.
 fn cases() -> Vec<Vec<Setting>> {
-    let of_row = |row: &Parameter<Draft>| {
+    let of_row = |row: &Parameter<Written>| {
         let name = row.name;
         let values = values(row).into_iter();
         values

@@ -5,7 +5,7 @@ use triton_llm::config::table::TABLE as CONFIG;
 use triton_llm::config::{Parameters, parse};
 use triton_llm::protocol::Settings;
 use triton_llm::protocol::parameters::TABLE as REQUEST;
-use triton_llm::protocol::table::{Parameter, Table};
+use triton_llm::table::{Parameter, Table};
 
 /// The rows of the documentation: name, synonyms, type, range, default, meaning.
 fn rows<T>(table: &Table<T>) -> Vec<String> {

@@ -12,12 +12,15 @@ use std::path::Path;
 const ARROWS: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("engine", &[]),
-    ("protocol", &["engine"]),
-    ("config", &["engine", "protocol"]),
-    ("cgroup", &[]),
-    ("memory", &["cgroup"]),
-    ("devices", &["config"]),
-    ("llama", &["cgroup", "engine", "memory", "protocol"]),
+    ("json", &[]),
+    ("table", &["json"]),
+    ("protocol", &["engine", "json", "table"]),
+    ("machine", &[]),
+    ("config", &["engine", "machine", "protocol", "table"]),
+    (
+        "llama",
+        &["config", "engine", "machine", "protocol", "table"],
+    ),
     ("triton", &["protocol"]),
     ("permit", &[]),
     ("delivery", &["engine", "permit", "protocol", "triton"]),
@@ -31,8 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "serving",
         &[
-            "config", "delivery", "devices", "engine", "intake", "llama", "memory", "protocol",
-            "triton",
+            "config", "delivery", "engine", "intake", "llama", "machine", "protocol", "triton",
         ],
     ),
     ("exports", &["serving", "triton"]),
@@ -42,7 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("llama_cpp_2", &["llama"]),
     ("llama_cpp_sys_2", &["llama"]),
-    ("cudarc", &["devices"]),
+    ("cudarc", &["machine"]),
     ("libloading", &["triton"]),
     ("libc", &["triton", "llama"]),
     ("TRITONSERVER_", &["triton", "exports"]),
@@ -51,7 +53,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("minijinja", &["llama"]),
     ("rand_mt", &["llama"]),
     ("rayon", &["llama"]),
-    ("fs", &["serving", "memory", "cgroup", "llama", "triton"]),
+    ("fs", &["serving", "machine", "llama", "triton"]),
     ("thread", &["delivery", "intake", "llama", "triton"]),
     ("Mutex", &["delivery", "llama", "serving"]),
     ("Condvar", &["delivery"]),
@@ -309,11 +311,29 @@ fn strangers(source: &Source) -> Vec<String> {
 /// `unsafe` outside of the exports and the homes of FFI.
 fn stray_unsafe(source: &Source) -> Vec<String> {
     let code = source.code();
-    let is_home = ["exports", "triton", "llama", "devices"].contains(&source.home());
+    let is_home = ["exports", "triton", "llama"].contains(&source.home())
+        || source.path == "src/machine/cuda.rs";
     words(&code, "unsafe")
         .filter(|_| !is_home)
         .map(|at| format!("{}:{}: unsafe", source.path, line(&code, at)))
         .collect()
+}
+
+/// What `config` names of the machine but the device, a plain value, and what that would bring along.
+fn machinery(source: &Source) -> Vec<String> {
+    let code = source.code();
+    let found: Vec<usize> = match (source.home(), source.path.as_str()) {
+        ("config", _) => words(&code, "machine")
+            .filter(|at| !code[*at..].starts_with("machine::device::"))
+            .collect(),
+        (_, "src/machine/device.rs") => ["use", "super", "crate"]
+            .iter()
+            .flat_map(|word| words(&code, word))
+            .collect(),
+        _ => Vec::new(),
+    };
+    let place = |at| format!("{}:{}: not plain", source.path, line(&code, at));
+    found.into_iter().map(place).collect()
 }
 
 /// What may not be in code that ships, and what may not be anywhere.
@@ -432,6 +452,11 @@ fn unsafe_stays_at_home() {
 }
 
 #[test]
+fn of_the_machine_a_configuration_knows_devices_alone() {
+    check_all(&["src"], machinery);
+}
+
+#[test]
 fn no_loose_ends() {
     check_all(&["src", "tests"], loose_ends);
 }
@@ -538,7 +563,23 @@ fn rules_find_what_they_are_for() {
     check(stray_unsafe, "src/worker.rs", "unsafe { x }", 1);
     check(stray_unsafe, "src/serving.rs", "let s = unsafe { x };", 1);
     check(stray_unsafe, "src/triton/x.rs", "unsafe { x }", 0);
+    check(stray_unsafe, "src/machine/cuda.rs", "unsafe { x }", 0);
+    check(stray_unsafe, "src/machine/memory.rs", "unsafe { x }", 1);
     check(stray_unsafe, "src/worker.rs", "// unsafe\nunsafe_op;", 0);
+
+    let device = "use crate::machine::device::Device; let machines = 1;";
+    check(machinery, "src/config/x.rs", device, 0);
+    check(machinery, "src/serving/x.rs", "use crate::machine;", 0);
+    for other in [
+        "use crate::machine::memory;",
+        "use crate::{machine, table};",
+        "crate::machine::devices()",
+    ] {
+        check(machinery, "src/config/x.rs", other, 1);
+    }
+    check(machinery, "src/machine/device.rs", "pub name: String", 0);
+    check(machinery, "src/machine/device.rs", "use std::fs;", 1);
+    check(machinery, "src/machine/device.rs", "super::memory::x()", 1);
 
     check(loose_ends, "src/x.rs", "x.unwrap(); todo!()", 2);
     check(

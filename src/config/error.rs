@@ -3,9 +3,9 @@
 //! Built on Triton's model-initialize thread; every text names the field, the
 //! value found and what may stand there.
 
-use crate::protocol::{ParameterError, RequestError};
-
-use super::MAX_SLOTS;
+use super::values::MAX_SLOTS;
+use crate::protocol::RequestError;
+use crate::table::ParameterError;
 
 /// Why a model configuration is refused.
 #[derive(Debug, thiserror::Error)]

@@ -13,22 +13,22 @@ mod offload;
 mod parameters;
 mod placement;
 mod raw;
+mod read;
 pub mod table;
 mod tensors;
+mod values;
 
 pub use autocomplete::{Completed, autocomplete};
 pub use error::ConfigError;
-pub use offload::{GpuLayers, MAX_DEVICES, SplitMode, TensorOverride, TensorSplit, is_of_experts};
-pub use parameters::{CacheType, FlashAttn, Parameters, SpeculativeMethod};
-pub use placement::{Gpu, Place, Placement, UnusableGpu, placement};
+pub use parameters::Parameters;
+pub use placement::{Place, Placement, placement};
 pub use raw::{InstanceGroup, InstanceKind};
-
-pub use crate::engine::MAX_SLOTS;
+pub use values::{
+    CacheType, FlashAttention, GpuLayers, MAX_DEVICES, MAX_SLOTS, MAX_TEMPLATE_BYTES,
+    SpeculativeMethod, SplitMode, TensorOverride, TensorSplit, is_of_experts,
+};
 
 use raw::RawConfig;
-
-/// Bytes of a chat template, in the configuration or in a file.
-pub const MAX_TEMPLATE_BYTES: usize = 1024 * 1024;
 
 /// A model configuration that has been checked as a whole.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,98 +1,18 @@
-//! What of a model goes to which device, as llama.cpp's options say it.
+//! Reads the texts that say what of a model goes to which device, as llama.cpp's options have them.
 //!
-//! Reads the texts of `devices`, `tensor_split` and `override_tensor`. Pure: whether the devices are
-//! there is asked in `placement`, whether the model has the layers by those who read it.
-
-use std::sync::LazyLock;
+//! `devices`, `tensor_split` and `override_tensor`. Pure: whether the devices are there is asked in
+//! `placement`, whether the model has the layers by those who read it.
 
 use regex_lite::Regex;
 
 use super::ConfigError;
-use super::parameters::Parameters;
-use crate::protocol::given::quoted;
-
-/// llama.cpp's limit on the devices of one model.
-pub const MAX_DEVICES: usize = 16;
+use super::values::{MAX_DEVICES, SplitMode, TensorOverride, TensorSplit};
+use crate::table::quoted;
 
 /// What an entry of `override_tensor` must be.
 const OVERRIDE: &str = "<tensor name pattern>=<buffer type>, several separated by commas";
 /// What may follow a backslash in a pattern.
 const ESCAPED: &str = r".\-/|()[]{}*+?^$dws";
-/// The name of host memory among the buffer types.
-const HOST_BUFFER: &str = "CPU";
-/// What the names of experts' tensors have after that of their layer.
-const EXPERTS: &str = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps";
-/// `n_cpu_moe` as a word: as many as it takes for the rest to fit.
-pub(super) const EXPERTS_TO_FIT: [(&str, i128); 1] = [("auto", -1)];
-
-/// How a model is spread over several GPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SplitMode {
-    /// On one of them.
-    None,
-    /// Whole layers, each with its part of the KV cache.
-    Layer,
-    /// The rows of each matrix.
-    Row,
-}
-
-impl SplitMode {
-    pub(super) const ALL: [SplitMode; 3] = [SplitMode::None, SplitMode::Layer, SplitMode::Row];
-    pub(super) const NAMES: [&str; 3] = ["none", "layer", "row"];
-}
-
-/// How many layers, counted from the last, are kept on GPUs; the output counts as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GpuLayers {
-    /// As many as fit.
-    Auto,
-    All,
-    Count(u32),
-}
-
-impl GpuLayers {
-    pub(super) const WORDS: [(&str, i128); 2] = [("auto", -1), ("all", -2)];
-
-    pub(super) fn from_number(number: i128) -> Self {
-        match u32::try_from(number) {
-            Ok(count) => GpuLayers::Count(count),
-            Err(_) if number == -1 => GpuLayers::Auto,
-            Err(_) => GpuLayers::All,
-        }
-    }
-}
-
-/// Where the tensors go whose name a pattern is found in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorOverride {
-    /// A regular expression that Rust and C++ read alike.
-    pub pattern: String,
-    /// A buffer type's name: `CPU`, or a GPU's.
-    pub buffer: String,
-}
-
-impl TensorOverride {
-    /// Whether these tensors stay in host memory.
-    pub fn is_host(&self) -> bool {
-        self.buffer == HOST_BUFFER
-    }
-}
-
-/// How much of a model each of several GPUs gets.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TensorSplit {
-    /// As written.
-    pub text: String,
-    /// A proportion for each device.
-    pub ratios: Vec<f32>,
-}
-
-/// Whether a tensor holds experts, which `n_cpu_moe` counts the layers of.
-pub fn is_of_experts(tensor: &str) -> bool {
-    static PATTERN: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(EXPERTS).expect("a constant pattern"));
-    PATTERN.is_match(tensor)
-}
 
 /// Reads `devices`: names separated by commas, or `none`, which is no name.
 pub(super) fn read_devices(text: &str) -> Result<Vec<String>, ConfigError> {
@@ -198,44 +118,6 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-impl Parameters {
-    /// `override_tensor`, and after it the experts of the first `n_cpu_moe` layers; the first that
-    /// matches a tensor counts.
-    pub fn overrides(&self, n_cpu_moe: u32) -> Vec<TensorOverride> {
-        let experts = (0..n_cpu_moe).map(|layer| TensorOverride {
-            pattern: format!(r"blk\.{layer}{EXPERTS}"),
-            buffer: HOST_BUFFER.to_owned(),
-        });
-        self.override_tensor
-            .iter()
-            .cloned()
-            .chain(experts)
-            .collect()
-    }
-
-    /// Checks what refers to the layers of the model.
-    pub fn check_layers(&self, n_layers: u32) -> Result<(), ConfigError> {
-        match self.n_gpu_layers {
-            GpuLayers::Count(count) if count > n_layers + 1 => Err(ConfigError::Value {
-                name: "n_gpu_layers",
-                value: count.to_string(),
-                expected: format!(
-                    "at most {}, the {n_layers} layers of this model and its output",
-                    n_layers + 1
-                ),
-            }),
-            _ => match self.n_cpu_moe {
-                Some(count) if count > n_layers => Err(ConfigError::Value {
-                    name: "n_cpu_moe",
-                    value: count.to_string(),
-                    expected: format!("at most {n_layers}, the layers of this model"),
-                }),
-                _ => Ok(()),
-            },
-        }
-    }
 }
 
 fn refused(name: &'static str, value: &str, expected: &str) -> ConfigError {

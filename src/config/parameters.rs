@@ -1,18 +1,14 @@
 //! What the parameters of the model configuration say: `parameters { key: ... }` in config.pbtxt.
 //!
-//! `config::parse` reads them once per load, by [`TABLE`], on the model-initialize thread. Here is
-//! what a row of the table cannot tell: which values go together.
+//! Filled by the rows of `table`, checked as a whole by `read`; used by all that load a model. Pure.
 
-use std::collections::BTreeMap;
+use crate::protocol::DEFAULT_MAX_PROMPT_BYTES;
 
-use crate::protocol::given::Given;
-use crate::protocol::table::Rules;
-use crate::protocol::{DEFAULT_MAX_PROMPT_BYTES, defaults};
-
-use super::offload::{self, GpuLayers, SplitMode, TensorOverride, TensorSplit};
-use super::raw::RawParameter;
-use super::table::{Draft, TABLE};
-use super::{ConfigError, MAX_SLOTS};
+use super::ConfigError;
+use super::values::{
+    CacheType, FlashAttention, GpuLayers, MAX_SLOTS, SpeculativeMethod, SplitMode, TensorOverride,
+    TensorSplit,
+};
 
 /// Slots of an instance where the configuration leaves it to us.
 const AUTOMATIC_N_PARALLEL: u32 = 16;
@@ -52,7 +48,7 @@ pub struct Parameters {
     pub fit_margin_mib: u32,
     pub cache_type_k: CacheType,
     pub cache_type_v: CacheType,
-    pub flash_attn: FlashAttn,
+    pub flash_attn: FlashAttention,
     /// Whether all slots share the KV cache; else each has its part of it.
     pub kv_unified: bool,
     /// Whether requests may share what the KV cache holds of their beginnings.
@@ -81,9 +77,9 @@ pub struct Parameters {
     pub chat_template: Option<String>,
     /// As written: absolute or relative to the version folder.
     pub chat_template_file: Option<String>,
-    /// Requests that may wait for a slot.
     /// 0 is no limit.
     pub request_timeout_ms: u32,
+    /// Requests that may wait for a slot.
     pub max_queue_size: u32,
     pub max_prompt_bytes: usize,
     /// What a request that does not say otherwise gets.
@@ -112,7 +108,7 @@ impl Default for Parameters {
             fit_margin_mib: 1024,
             cache_type_k: CacheType::F16,
             cache_type_v: CacheType::F16,
-            flash_attn: FlashAttn::Auto,
+            flash_attn: FlashAttention::Auto,
             kv_unified: true,
             enable_prefix_caching: true,
             cache_ram_mib: Some(8192),
@@ -137,170 +133,38 @@ impl Default for Parameters {
     }
 }
 
-/// The number format of the K or V cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheType {
-    F32,
-    F16,
-    Bf16,
-    Q8_0,
-    Q4_0,
-    Q4_1,
-    Iq4Nl,
-    Q5_0,
-    Q5_1,
-}
-
-impl CacheType {
-    /// In the order of their names.
-    pub const ALL: [CacheType; 9] = [
-        CacheType::F32,
-        CacheType::F16,
-        CacheType::Bf16,
-        CacheType::Q8_0,
-        CacheType::Q4_0,
-        CacheType::Q4_1,
-        CacheType::Iq4Nl,
-        CacheType::Q5_0,
-        CacheType::Q5_1,
-    ];
-    /// llama.cpp's names, in the order of `ALL`.
-    pub(super) const NAMES: [&str; 9] = [
-        "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1",
-    ];
-
-    /// llama.cpp's name for it.
-    pub fn as_str(self) -> &'static str {
-        Self::NAMES[self as usize]
-    }
-
-    /// Whether llama.cpp needs flash attention for a V cache of it.
-    pub fn is_quantized(self) -> bool {
-        !matches!(self, CacheType::F32 | CacheType::F16 | CacheType::Bf16)
-    }
-}
-
-/// Whether flash attention is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlashAttn {
-    /// On GPUs that support it, and where a quantized V cache needs it.
-    Auto,
-    On,
-    Off,
-}
-
-impl FlashAttn {
-    pub(super) const ALL: [FlashAttn; 3] = [FlashAttn::Auto, FlashAttn::On, FlashAttn::Off];
-    pub(super) const NAMES: [&str; 3] = ["auto", "on", "off"];
-}
-
-/// Who drafts the tokens of speculative decoding, as vLLM names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpeculativeMethod {
-    None,
-    /// The text so far, where its last tokens occur in it before.
-    Ngram,
-    /// A small model of the same vocabulary.
-    DraftModel,
-}
-
-impl SpeculativeMethod {
-    pub(super) const ALL: [SpeculativeMethod; 3] = [
-        SpeculativeMethod::None,
-        SpeculativeMethod::Ngram,
-        SpeculativeMethod::DraftModel,
-    ];
-    pub(super) const NAMES: [&str; 3] = ["none", "ngram", "draft_model"];
-}
-
-/// Names that Triton's core reads from the same map.
-fn passes(name: &str) -> bool {
-    name.starts_with("TRITON_")
-}
-
 impl Parameters {
-    /// Reads and checks the map as a whole.
-    pub(crate) fn read(written: &BTreeMap<String, RawParameter>) -> Result<Self, ConfigError> {
-        let mut draft = Draft::default();
-        let rules = Rules {
-            n_ctx: None,
-            strict: true,
-            passes,
-        };
-        let pairs = written.iter().map(|(name, parameter)| {
-            let value = Given::Text(parameter.string_value.clone());
-            (name.clone(), value)
-        });
-        let given = TABLE.read(&mut draft, pairs, &rules)?;
-
-        let mut parameters = draft.parameters;
-        if parameters.n_ctx == 1 {
-            return Err(ConfigError::ContextOfOne);
-        }
-        let texts = (draft.devices, draft.tensor_split, draft.override_tensor);
-        parameters.devices = texts.0.as_deref().map(offload::read_devices).transpose()?;
-        if let Some(text) = texts.1 {
-            let split = offload::read_split(&text, parameters.split_mode)?;
-            parameters.tensor_split = Some(split);
-        }
-        if let Some(text) = texts.2 {
-            parameters.override_tensor = offload::read_overrides(&text)?;
-        }
-        if let Some(json) = draft.sampling_json {
-            // Checked here; read once more when the defaults of the model's file are known.
-            defaults(&[], &json).map_err(ConfigError::Defaults)?;
-            parameters.sampling_parameters = json;
-        }
-        if parameters.chat_template.is_some() && parameters.chat_template_file.is_some() {
-            return Err(ConfigError::TwoTemplates);
-        }
-        if parameters.n_ubatch > parameters.n_batch {
-            if given.contains(&"n_ubatch") {
-                return Err(ConfigError::AboveOther {
-                    name: "n_ubatch",
-                    value: parameters.n_ubatch,
-                    other: "n_batch",
-                    limit: parameters.n_batch,
-                });
-            }
-            parameters.n_ubatch = parameters.n_batch;
-        }
-        parameters.check_speculation(&given)?;
-        // llama.cpp refuses the pair when the context is made, without saying which setting.
-        if parameters.cache_type_v.is_quantized() && parameters.flash_attn == FlashAttn::Off {
-            return Err(ConfigError::QuantizedWithoutFlash {
-                cache_type: parameters.cache_type_v.as_str(),
-            });
-        }
-        Ok(parameters)
+    /// `override_tensor`, and after it the experts of the first `n_cpu_moe` layers; the first that
+    /// matches a tensor counts.
+    pub fn overrides(&self, n_cpu_moe: u32) -> Vec<TensorOverride> {
+        let experts = (0..n_cpu_moe).map(TensorOverride::of_experts);
+        self.override_tensor
+            .iter()
+            .cloned()
+            .chain(experts)
+            .collect()
     }
 
-    fn check_speculation(&mut self, given: &[&'static str]) -> Result<(), ConfigError> {
-        let is_draft_model = self.speculative_method == SpeculativeMethod::DraftModel;
-        match (is_draft_model, self.speculative_model.is_some()) {
-            (true, false) => return Err(ConfigError::NoDraftModel),
-            (false, true) => return Err(ConfigError::UnusedDraftModel),
-            _ => {}
+    /// Checks what refers to the layers of the model.
+    pub fn check_layers(&self, n_layers: u32) -> Result<(), ConfigError> {
+        match self.n_gpu_layers {
+            GpuLayers::Count(count) if count > n_layers + 1 => Err(ConfigError::Value {
+                name: "n_gpu_layers",
+                value: count.to_string(),
+                expected: format!(
+                    "at most {}, the {n_layers} layers of this model and its output",
+                    n_layers + 1
+                ),
+            }),
+            _ => match self.n_cpu_moe {
+                Some(count) if count > n_layers => Err(ConfigError::Value {
+                    name: "n_cpu_moe",
+                    value: count.to_string(),
+                    expected: format!("at most {n_layers}, the layers of this model"),
+                }),
+                _ => Ok(()),
+            },
         }
-        let (min, max) = (self.prompt_lookup_min, self.prompt_lookup_max);
-        match (
-            given.contains(&"prompt_lookup_min"),
-            given.contains(&"prompt_lookup_max"),
-        ) {
-            // As vLLM: one that is not set gives way to the other.
-            (true, false) => self.prompt_lookup_max = max.max(min),
-            (false, _) => self.prompt_lookup_min = min.min(max),
-            (true, true) if min > max => {
-                return Err(ConfigError::AboveOther {
-                    name: "prompt_lookup_min",
-                    value: min,
-                    other: "prompt_lookup_max",
-                    limit: max,
-                });
-            }
-            (true, true) => {}
-        }
-        Ok(())
     }
 
     /// The slots of so many instances, checked against llama.cpp's limit, the step's size and the context.

@@ -1,49 +1,24 @@
 //! Which devices the instances of a model run on.
 //!
 //! Called once per load on the model-initialize thread; decides from the configuration and a list of
-//! the GPUs that are there, and asks no device itself.
+//! the devices that are there, and asks none itself.
 
 use std::fmt;
 
 use super::architectures;
-use super::offload::{SplitMode, TensorOverride};
 use super::raw::{InstanceGroup, InstanceKind};
+use super::values::{SplitMode, TensorOverride};
 use super::{ConfigError, ModelConfig, Parameters};
-use crate::protocol::given::quoted;
-
-/// A GPU of this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gpu {
-    /// CUDA's number for it, and so Triton's.
-    pub index: u32,
-    /// What its maker calls it.
-    pub model: String,
-    pub compute_capability: (u32, u32),
-    pub free_bytes: u64,
-    pub total_bytes: u64,
-}
-
-impl Gpu {
-    /// llama.cpp's name for it.
-    pub fn name(&self) -> String {
-        format!("CUDA{}", self.index)
-    }
-}
-
-/// A GPU that is there but cannot be used: it is full, or another process has it to itself.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("CUDA{index} cannot be used: {reason}")]
-pub struct UnusableGpu {
-    pub index: u32,
-    pub reason: String,
-}
+use crate::machine::device::{Device, DeviceKind};
+use crate::table::quoted;
 
 /// What instances say of where they run: those that say the same share an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     Cpu,
+    /// By CUDA's number, and so Triton's.
     Gpu(u32),
-    /// The GPUs that the parameters name.
+    /// The devices that the parameters name.
     Model,
 }
 
@@ -55,22 +30,22 @@ pub struct Placement {
     /// Requests that run at the same time; at most [`super::MAX_SLOTS`].
     pub n_slots: usize,
     /// In the order of the model's parts; none where it runs on the CPU.
-    pub gpus: Vec<Gpu>,
-    /// How the model is spread; `None` for fewer than two GPUs.
+    pub devices: Vec<Device>,
+    /// How the model is spread; `None` for fewer than two devices.
     pub split_mode: SplitMode,
-    /// A proportion for each GPU; empty leaves it to the program, and is so for fewer than two GPUs.
+    /// A proportion for each device; empty leaves it to the program, and is so for fewer than two.
     pub tensor_split: Vec<f32>,
 }
 
 /// Sorts instances by place, each place once, in the order first named.
 ///
-/// `gpus` are those that this build and this machine can use; `None` is a build that can use none.
+/// `devices` are those that this build and this machine can use; `None` is a build that can use none.
 /// Without GPUs only KIND_GPU is an error; KIND_AUTO and KIND_MODEL then run on the CPU.
 pub fn placement(
     config: &ModelConfig,
-    gpus: Option<&[Gpu]>,
+    devices: Option<&[Device]>,
 ) -> Result<Vec<Placement>, ConfigError> {
-    let there = There(gpus);
+    let there = There(devices);
     let no_group = [InstanceGroup::default()];
     let groups = match config.instance_groups.as_slice() {
         [] => &no_group,
@@ -90,7 +65,7 @@ pub fn placement(
     }
     for placed in &mut placements {
         placed.n_slots = config.parameters.n_slots(placed.n_instances)?;
-        check_buffers(&config.parameters, &placed.gpus)?;
+        check_buffers(&config.parameters, &placed.devices)?;
     }
     Ok(placements)
 }
@@ -117,11 +92,26 @@ fn check_kinds(parameters: &Parameters, groups: &[InstanceGroup]) -> Result<(), 
     }
 }
 
-/// The GPUs that are there.
+/// The devices that are there.
 #[derive(Clone, Copy)]
-struct There<'a>(Option<&'a [Gpu]>);
+struct There<'a>(Option<&'a [Device]>);
 
-impl There<'_> {
+impl<'a> There<'a> {
+    fn all(self) -> impl Iterator<Item = &'a Device> {
+        self.0.unwrap_or_default().iter()
+    }
+
+    /// Those that KIND_GPU can name, and KIND_AUTO means, by their numbers.
+    fn numbered(self) -> impl Iterator<Item = (u32, &'a Device)> {
+        self.all()
+            .filter_map(|device| device.cuda_index.map(|index| (index, device)))
+    }
+
+    /// Those that KIND_MODEL takes where nothing is named.
+    fn gpus(self) -> impl Iterator<Item = &'a Device> {
+        self.all().filter(|device| device.kind == DeviceKind::Gpu)
+    }
+
     fn place(
         self,
         index: usize,
@@ -129,10 +119,9 @@ impl There<'_> {
         parameters: &Parameters,
     ) -> Result<Vec<Placement>, ConfigError> {
         let cpu = || vec![placed(Place::Cpu, Vec::new(), SplitMode::None)];
-        let gpus = self.0.unwrap_or_default();
         match group.kind {
             InstanceKind::Cpu => Ok(cpu()),
-            InstanceKind::Auto if gpus.is_empty() => Ok(cpu()),
+            InstanceKind::Auto if self.numbered().next().is_none() => Ok(cpu()),
             InstanceKind::Auto | InstanceKind::Gpu => self.one_each(index, group),
             InstanceKind::Model => {
                 let chosen = self.chosen(parameters)?;
@@ -151,13 +140,14 @@ impl There<'_> {
 
     /// A copy of the model on each of the group's GPUs; all there are, where it names none.
     fn one_each(self, index: usize, group: &InstanceGroup) -> Result<Vec<Placement>, ConfigError> {
-        let gpus = match self.0 {
-            None => return Err(ConfigError::NoCuda),
-            Some([]) => return Err(ConfigError::NoGpu),
-            Some(gpus) => gpus,
-        };
+        if self.0.is_none() {
+            return Err(ConfigError::NoCuda);
+        }
+        if self.numbered().next().is_none() {
+            return Err(ConfigError::NoGpu);
+        }
         let named: Vec<u32> = match group.gpus.is_empty() {
-            true => gpus.iter().map(|gpu| gpu.index).collect(),
+            true => self.numbered().map(|(index, _)| index).collect(),
             false => group.gpus.clone(),
         };
         let field = format!("'gpus' of instance_group[{index}]");
@@ -169,8 +159,9 @@ impl There<'_> {
                     there: self.to_string(),
                 });
             }
-            let gpu = gpus.iter().find(|gpu| gpu.index == number);
-            let gpu = gpu.ok_or_else(|| ConfigError::UnknownGpu {
+            let mut numbered = self.numbered();
+            let found = numbered.find(|&(index, _)| index == number);
+            let (_, gpu) = found.ok_or_else(|| ConfigError::UnknownGpu {
                 group: index,
                 number,
                 there: self.to_string(),
@@ -185,14 +176,13 @@ impl There<'_> {
         named.iter().enumerate().map(one).collect()
     }
 
-    /// The GPUs that the parameters choose.
-    fn chosen(self, parameters: &Parameters) -> Result<Vec<Gpu>, ConfigError> {
-        let gpus = self.0.unwrap_or_default();
+    /// The devices that the parameters choose.
+    fn chosen(self, parameters: &Parameters) -> Result<Vec<Device>, ConfigError> {
         let mut chosen = match &parameters.devices {
-            None => gpus.to_vec(),
+            None => self.gpus().cloned().collect(),
             Some(names) => self.named(names)?,
         };
-        let chosen_names = || names(chosen.iter().map(Gpu::name));
+        let chosen_names = || names(of_devices(&chosen));
         if let Some(split) = &parameters.tensor_split
             && split.ratios.len() != chosen.len()
         {
@@ -217,11 +207,12 @@ impl There<'_> {
             chosen = vec![chosen.swap_remove(main_gpu)];
         }
         // What is left over may be of any kind.
-        for gpu in &chosen {
-            check_fitness(gpu, "config parameter 'devices'")?;
+        for device in &chosen {
+            check_fitness(device, "config parameter 'devices'")?;
         }
         // ggml counts rows by the GPU's number, and gives those that are not named their part, too.
-        if parameters.split_mode == SplitMode::Row && !chosen.is_empty() && chosen != gpus {
+        let is_all = chosen.iter().eq(self.gpus());
+        if parameters.split_mode == SplitMode::Row && !chosen.is_empty() && !is_all {
             return Err(ConfigError::Value {
                 name: "split_mode",
                 value: "\"row\"".to_owned(),
@@ -231,14 +222,10 @@ impl There<'_> {
         Ok(chosen)
     }
 
-    fn named(self, names: &[String]) -> Result<Vec<Gpu>, ConfigError> {
+    fn named(self, names: &[String]) -> Result<Vec<Device>, ConfigError> {
         let one = |name: &String| {
-            let gpu = self
-                .0
-                .unwrap_or_default()
-                .iter()
-                .find(|gpu| gpu.name() == *name);
-            gpu.cloned().ok_or_else(|| ConfigError::UnknownDevice {
+            let device = self.all().find(|device| device.name == *name);
+            device.cloned().ok_or_else(|| ConfigError::UnknownDevice {
                 name: quoted(name),
                 there: self.to_string(),
             })
@@ -252,45 +239,45 @@ impl fmt::Display for There<'_> {
         match self.0 {
             None => f.write_str("no GPU, as this build has no CUDA"),
             Some([]) => f.write_str("no GPU"),
-            Some(gpus) => {
-                let gpus: Vec<_> = gpus
-                    .iter()
-                    .map(|gpu| format!("{} ({})", gpu.name(), gpu.model))
-                    .collect();
-                f.write_str(&gpus.join(", "))
+            Some(devices) => {
+                let devices: Vec<_> = devices.iter().map(Device::to_string).collect();
+                f.write_str(&devices.join(", "))
             }
         }
     }
 }
 
-fn placed(place: Place, gpus: Vec<Gpu>, split_mode: SplitMode) -> Placement {
+fn placed(place: Place, devices: Vec<Device>, split_mode: SplitMode) -> Placement {
     Placement {
         place,
         n_instances: 0,
         n_slots: 0,
-        gpus,
+        devices,
         split_mode,
         tensor_split: Vec::new(),
     }
 }
 
-/// `field` chose the GPU.
-fn check_fitness(gpu: &Gpu, field: &str) -> Result<(), ConfigError> {
-    match architectures::wanted(architectures::BUILT_FOR, gpu.compute_capability) {
+/// Code for CUDA is compiled for some compute capabilities; `field` chose the device.
+fn check_fitness(device: &Device, field: &str) -> Result<(), ConfigError> {
+    let Some(found) = device.compute_capability else {
+        return Ok(());
+    };
+    match architectures::wanted(architectures::BUILT_FOR, found) {
         None => Ok(()),
         Some(wanted) => Err(ConfigError::UnfitGpu {
             field: field.to_owned(),
-            gpu: format!("{} ({})", gpu.name(), gpu.model),
-            found: gpu.compute_capability,
+            gpu: device.to_string(),
+            found,
             wanted,
         }),
     }
 }
 
-/// Tensors go to host memory or to a GPU that the model runs on.
-fn check_buffers(parameters: &Parameters, gpus: &[Gpu]) -> Result<(), ConfigError> {
+/// Tensors go to host memory or to a device that the model runs on.
+fn check_buffers(parameters: &Parameters, devices: &[Device]) -> Result<(), ConfigError> {
     let is_known = |place: &TensorOverride| {
-        place.is_host() || gpus.iter().any(|gpu| gpu.name() == place.buffer)
+        place.is_host() || devices.iter().any(|device| device.name == place.buffer)
     };
     match parameters
         .override_tensor
@@ -303,14 +290,18 @@ fn check_buffers(parameters: &Parameters, gpus: &[Gpu]) -> Result<(), ConfigErro
             value: quoted(&format!("{}={}", place.pattern, place.buffer)),
             expected: format!(
                 "with a buffer type of this model: {}",
-                names(std::iter::once("CPU".to_owned()).chain(gpus.iter().map(Gpu::name)))
+                names(std::iter::once("CPU").chain(of_devices(devices)))
             ),
         }),
     }
 }
 
-fn names(names: impl Iterator<Item = String>) -> String {
-    let names: Vec<String> = names.collect();
+fn of_devices(devices: &[Device]) -> impl Iterator<Item = &str> {
+    devices.iter().map(|device| device.name.as_str())
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
     match names.is_empty() {
         true => "none".to_owned(),
         false => names.join(", "),

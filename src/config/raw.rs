@@ -10,7 +10,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, Visitor};
 
-use super::{ConfigError, MAX_SLOTS, fields};
+use super::values::MAX_SLOTS;
+use super::{ConfigError, fields};
 
 /// The fields of a model configuration that concern us.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -16,23 +16,13 @@ use serde::{Deserialize, Serialize};
 use super::attention::Attention;
 use super::pool::{ComputeThreads, NoThreads};
 use super::runner::RunError;
-use super::{CacheType, Model, backend};
+use super::{CacheType, FlashAttention, Model, backend};
 
 /// Making a context may write to the model, so it is done one at a time.
 static NEW_CONTEXT: Mutex<()> = Mutex::new(());
 
 /// llama.cpp makes KV caches, and each part of a split one, of multiples of this many cells.
 const CELLS_STEP: u64 = 256;
-
-/// When to compute attention the fused way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub enum FlashAttention {
-    /// Where llama.cpp finds it supported.
-    #[default]
-    Auto,
-    On,
-    Off,
-}
 
 /// How to make a context.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -55,6 +45,7 @@ pub struct ContextParams {
     pub n_threads_batch: u32,
     pub type_k: CacheType,
     pub type_v: CacheType,
+    /// Whether attention is computed the fused way; `Auto` leaves it to llama.cpp.
     pub flash_attention: FlashAttention,
     /// Keep the KV cache where the layers are.
     pub offload_kqv: bool,

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use libc::{c_int, c_void};
 
 use super::maps::{self, Mapping};
-use crate::memory;
+use crate::machine::memory;
 
 // What `libc` leaves out of Linux's <fcntl.h>.
 const F_SETSIG: c_int = 10;

@@ -14,7 +14,7 @@ use super::backend;
 use super::gguf::ModelFile;
 use super::lease::Leases;
 use super::model::LoadError;
-use crate::memory;
+use crate::machine::memory;
 
 /// How to load a model.
 #[derive(Clone, PartialEq, Debug)]

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use super::at_once::AtOnce;
 use super::attention::Attention;
-use super::context::{Batch, Context, ContextError, ContextParams, FlashAttention, Making};
+use super::context::{Batch, Context, ContextError, ContextParams, Making};
 use super::pool::ComputeThreads;
 use super::sampler::{SampleError, Sampler, SamplingThreads};
 use super::slots::{Held, Memory, Slots};
-use super::{Model, threads};
+use super::{FlashAttention, Model, threads};
 use crate::engine::{CacheOp, Plan, Row, Sampled, SequenceId, Sharing, SlotId, Token};
 
 /// llama.cpp's limit on sequences of one context.

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use crate::cgroup;
+use crate::machine::cgroup;
 
 /// Bytes of weights for which one more thread is worth its barriers.
 ///

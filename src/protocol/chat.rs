@@ -8,9 +8,10 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::MAX_MESSAGES;
 use super::error::{MessageError, RequestError};
-use super::given::quoted;
-use super::{MAX_MESSAGES, json};
+use crate::json;
+use crate::table::quoted;
 
 /// Who speaks a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -5,9 +5,8 @@
 use std::fmt;
 
 use super::error::RequestError;
-use super::given::Given;
 use super::parameters::{self, Settings, TABLE, json_pairs, reconcile};
-use super::table::Rules;
+use crate::table::{Given, Rules};
 
 /// What a request that says nothing gets.
 pub type RequestDefaults = Settings;

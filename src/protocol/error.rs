@@ -5,8 +5,8 @@
 //! at most a few dozen characters of what the client sent.
 
 use super::MAX_MESSAGES;
-use super::json::JsonError;
-use super::table::ParameterError;
+use crate::json::JsonError;
+use crate::table::ParameterError;
 
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]

@@ -8,33 +8,24 @@
 pub mod chat;
 mod defaults;
 mod error;
-pub mod given;
-mod json;
 pub mod parameters;
 pub mod reply;
 mod sampling;
-pub mod table;
 
 pub use chat::{Content, Message, Role, ToolCall};
 pub use defaults::{Defaults, RequestDefaults, defaults};
 pub use error::{MessageError, RequestError};
-pub use json::JsonError;
 pub use parameters::Settings;
 pub use sampling::{DryParams, Mirostat, SamplingParams};
-pub use table::ParameterError;
 
-use given::Given;
 use serde_json::{Map, Value};
-use table::Rules;
+
+use crate::table::{Given, Rules};
 
 /// Bytes of text one request may carry where the configuration does not say otherwise.
 pub const DEFAULT_MAX_PROMPT_BYTES: usize = 8 * 1024 * 1024;
 /// Messages one request may carry.
 pub const MAX_MESSAGES: usize = 4096;
-/// Levels of nesting in any JSON of a request.
-pub const MAX_JSON_DEPTH: usize = 64;
-/// Values (of any type, at any depth) in any JSON of a request.
-pub const MAX_JSON_VALUES: usize = 100_000;
 /// Bytes of the JSON that carries sampling parameters.
 pub const MAX_SAMPLING_JSON_BYTES: usize = 64 * 1024;
 /// Parameters in one request, or keys in its sampling JSON.
@@ -51,6 +42,17 @@ pub enum ParamValue {
     Int(i64),
     Bool(bool),
     Double(f64),
+}
+
+impl From<ParamValue> for Given {
+    fn from(value: ParamValue) -> Self {
+        match value {
+            ParamValue::String(text) => Given::Text(text),
+            ParamValue::Int(int) => Given::Whole(int.into()),
+            ParamValue::Bool(flag) => Given::Flag(flag),
+            ParamValue::Double(number) => Given::Number(number),
+        }
+    }
 }
 
 /// A request as it came off the wire: the elements of each input that was sent.

@@ -6,8 +6,9 @@
 
 use regex_lite::Regex;
 
-use crate::config::{self, Gpu, Parameters, TensorOverride};
-use crate::llama::{CacheType, FlashAttention, ModelFile, Tensor};
+use crate::config::{self, CacheType, FlashAttention, Parameters, TensorOverride};
+use crate::llama::{ModelFile, Tensor};
+use crate::machine::device::Device;
 
 /// One byte in this many of the memory that is free at load may hold what has left the KV cache.
 const HOST_PART: u64 = 4;
@@ -77,10 +78,10 @@ impl Demand {
         file: &ModelFile,
         draft: Option<&ModelFile>,
         parameters: &Parameters,
-        gpus: &[Gpu],
+        gpus: &[Device],
         flash_attention: FlashAttention,
     ) -> Self {
-        let (type_k, type_v) = cache_types(parameters);
+        let (type_k, type_v) = (parameters.cache_type_k, parameters.cache_type_v);
         let n_layers = file.n_layers as usize;
         let cells = file.kv_bytes_by_layer(type_k, type_v);
         let of_cell = |cell| Layer {
@@ -155,23 +156,12 @@ impl Demand {
 
 /// Tokens for which there is host memory once they have left the KV cache.
 pub(super) fn n_host(parameters: &Parameters, file: &ModelFile, available: Option<u64>) -> usize {
-    let (type_k, type_v) = cache_types(parameters);
-    let token_bytes = file.kv_bytes_per_cell(type_k, type_v).max(1);
+    let token_bytes = file.kv_bytes_per_cell(parameters.cache_type_k, parameters.cache_type_v);
     let wanted = parameters
         .cache_ram_mib
         .map_or(u64::MAX, |mib| u64::from(mib) << 20);
     let n_bytes = available.map_or(wanted, |available| wanted.min(available / HOST_PART));
-    usize::try_from(n_bytes / token_bytes).unwrap_or(usize::MAX)
-}
-
-pub(super) fn cache_types(parameters: &Parameters) -> (CacheType, CacheType) {
-    let known = |configured: config::CacheType| {
-        CacheType::from_name(configured.as_str()).expect("both tables have llama.cpp's names")
-    };
-    (
-        known(parameters.cache_type_k),
-        known(parameters.cache_type_v),
-    )
+    usize::try_from(n_bytes / token_bytes.max(1)).unwrap_or(usize::MAX)
 }
 
 /// The index of the layer that a tensor belongs to, the output's after the last; `None` for input.
@@ -222,11 +212,11 @@ enum Home {
 struct Overrides(Vec<(Regex, Home)>);
 
 impl Overrides {
-    fn new(overrides: &[TensorOverride], gpus: &[Gpu]) -> Self {
+    fn new(overrides: &[TensorOverride], gpus: &[Device]) -> Self {
         let compiled = overrides.iter().map(|place| {
             let pattern =
                 Regex::new(&place.pattern).expect("patterns are checked when they are read");
-            let gpu = gpus.iter().position(|gpu| gpu.name() == place.buffer);
+            let gpu = gpus.iter().position(|gpu| gpu.name == place.buffer);
             (pattern, gpu.map_or(Home::Host, Home::Gpu))
         });
         Self(compiled.collect())

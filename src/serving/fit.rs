@@ -1,6 +1,6 @@
 //! Which layers go to which GPU, and how long a context and how many slots they leave room for.
 //!
-//! Called before anything of a model is loaded; pure: sizes come in, a plan or what is missing goes out.
+//! Called before anything of a model is loaded; pure: sizes come in, what was chosen or what is missing goes out.
 //! What is set is kept, and an error where it does not fit. Of what is left to us, the context gives
 //! way first, down to [`MIN_AUTOMATIC_N_CTX`], then the slots where each has cells of its own, then the
 //! experts, of which a token uses few, and at last the layers, as with llama.cpp's `--fit`.
@@ -9,7 +9,8 @@ use std::fmt::{self, Write};
 use std::ops::RangeInclusive;
 
 use super::demand::Demand;
-use crate::config::{Gpu, GpuLayers};
+use crate::config::GpuLayers;
+use crate::machine::device::Device;
 
 /// Tokens of context that layers do not stay in host memory for; llama.cpp's `--fit-ctx`.
 pub(super) const MIN_AUTOMATIC_N_CTX: u32 = 4096;
@@ -22,7 +23,7 @@ const MIB: u64 = 1 << 20;
 pub(super) struct Fit<'a> {
     pub(super) demand: &'a Demand,
     /// In the order in which the layers go to them; at least one.
-    pub(super) gpus: &'a [Gpu],
+    pub(super) gpus: &'a [Device],
     /// Bytes of each GPU that stay free.
     pub(super) margin: u64,
     /// Bytes of host memory that are free, for the cache of layers that stay there.
@@ -30,9 +31,9 @@ pub(super) struct Fit<'a> {
     /// Bytes of it that stay free.
     pub(super) host_margin: u64,
     pub(super) n_gpu_layers: GpuLayers,
-    /// Layers whose experts stay in host memory; `None` leaves it to the plan.
+    /// Layers whose experts stay in host memory; `None` leaves it open.
     pub(super) n_cpu_moe: Option<u32>,
-    /// A proportion for each GPU; empty leaves it to the plan.
+    /// A proportion for each GPU; empty leaves it open.
     pub(super) ratios: &'a [f32],
     /// Whether each matrix is split over the GPUs, in place of the layers.
     pub(super) split_rows: bool,
@@ -48,7 +49,7 @@ pub(super) struct Fit<'a> {
 
 /// What was chosen, and what it takes.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) struct Plan {
+pub(super) struct Fitted {
     pub(super) n_gpu_layers: u32,
     pub(super) n_cpu_moe: u32,
     /// A proportion for each GPU, as llama.cpp takes it.
@@ -112,7 +113,7 @@ impl fmt::Display for Choice {
 
 impl Fit<'_> {
     /// Chooses what is left open.
-    pub(super) fn plan(&self) -> Result<Plan, Short> {
+    pub(super) fn choose(&self) -> Result<Fitted, Short> {
         let all = self.demand.layers.len() as u32;
         let layers = match self.n_gpu_layers {
             GpuLayers::Auto => 1..=all,
@@ -157,7 +158,7 @@ impl Fit<'_> {
         let mut short = None;
         for choice in fewer_slots.chain(fewer_experts).chain(fewer_layers) {
             match self.at(choice) {
-                Ok(plan) => return Ok(plan),
+                Ok(fitted) => return Ok(fitted),
                 Err(error) => short = Some(error),
             }
         }
@@ -165,11 +166,11 @@ impl Fit<'_> {
     }
 
     /// The longest context for such a choice; the shortest is known to fit.
-    fn longest(&self, choice: Choice) -> Result<Plan, Short> {
+    fn longest(&self, choice: Choice) -> Result<Fitted, Short> {
         let at = |n_ctx| self.at(Choice { n_ctx, ..choice });
         let (mut fits, mut fails) = (*self.n_ctx.start(), *self.n_ctx.end());
-        if let Ok(plan) = at(fails) {
-            return Ok(plan);
+        if let Ok(fitted) = at(fails) {
+            return Ok(fitted);
         }
         while fails - fits > N_CTX_STEP {
             let middle = (fits + (fails - fits) / 2).next_multiple_of(N_CTX_STEP);
@@ -190,7 +191,7 @@ impl Fit<'_> {
     }
 
     /// Spreads the layers of a choice.
-    fn at(&self, tried: Choice) -> Result<Plan, Short> {
+    fn at(&self, tried: Choice) -> Result<Fitted, Short> {
         let Choice {
             n_gpu_layers,
             n_cpu_moe,
@@ -251,14 +252,14 @@ impl Fit<'_> {
         let worst = shares.iter().enumerate().max_by_key(missing);
         if let Some((at, share)) = worst.filter(|pair| missing(pair) > 0) {
             let gpu = &self.gpus[at];
-            let name = format!("{} ({})", gpu.name(), gpu.model);
+            let name = gpu.to_string();
             return Err(short(name, share.n_bytes(), gpu.free_bytes, self.margin));
         }
         let tensor_split = match self.split_rows {
             true => ratios.to_vec(),
             false => counts.iter().map(|&count| count as f32).collect(),
         };
-        Ok(Plan {
+        Ok(Fitted {
             n_gpu_layers,
             n_cpu_moe,
             tensor_split,
@@ -361,8 +362,8 @@ impl Fit<'_> {
     }
 
     /// The table for the log: what was chosen, why, and what it takes.
-    pub(super) fn table(&self, plan: &Plan) -> String {
-        Table { fit: self, plan }.to_string()
+    pub(super) fn table(&self, fitted: &Fitted) -> String {
+        Table { fit: self, fitted }.to_string()
     }
 }
 
@@ -398,12 +399,12 @@ fn spread(ratios: &[f32], n_layers: u32) -> Vec<u32> {
 
 struct Table<'a> {
     fit: &'a Fit<'a>,
-    plan: &'a Plan,
+    fitted: &'a Fitted,
 }
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (fit, plan) = (self.fit, self.plan);
+        let (fit, fitted) = (self.fit, self.fitted);
         let all = fit.demand.layers.len() as u32;
         let why = |is_set: bool, is_most: bool| match (is_set, is_most) {
             (true, _) => "as configured",
@@ -414,31 +415,31 @@ impl fmt::Display for Table<'_> {
         let rows = [
             (
                 "n_gpu_layers",
-                format!("{} of {all}", plan.n_gpu_layers),
+                format!("{} of {all}", fitted.n_gpu_layers),
                 why(
                     fit.n_gpu_layers != GpuLayers::Auto,
-                    plan.n_gpu_layers == all,
+                    fitted.n_gpu_layers == all,
                 ),
             ),
             (
                 "n_cpu_moe",
-                format!("{} of {with_experts}", plan.n_cpu_moe),
-                why(fit.n_cpu_moe.is_some(), plan.n_cpu_moe == 0),
+                format!("{} of {with_experts}", fitted.n_cpu_moe),
+                why(fit.n_cpu_moe.is_some(), fitted.n_cpu_moe == 0),
             ),
             (
                 "n_ctx",
-                plan.n_ctx.to_string(),
+                fitted.n_ctx.to_string(),
                 why(
                     fit.n_ctx.start() == fit.n_ctx.end(),
-                    plan.n_ctx == *fit.n_ctx.end(),
+                    fitted.n_ctx == *fit.n_ctx.end(),
                 ),
             ),
             (
                 "slots",
-                plan.n_slots.to_string(),
+                fitted.n_slots.to_string(),
                 why(
                     fit.n_slots.start() == fit.n_slots.end(),
-                    plan.n_slots == *fit.n_slots.end(),
+                    fitted.n_slots == *fit.n_slots.end(),
                 ),
             ),
         ];
@@ -450,7 +451,7 @@ impl fmt::Display for Table<'_> {
             "MiB", "layers", "weights", "KV cache", "step", "kept", "left", "free",
         ];
         write_row(f, columns.map(str::to_owned))?;
-        for (share, gpu) in plan.shares.iter().zip(fit.gpus) {
+        for (share, gpu) in fitted.shares.iter().zip(fit.gpus) {
             let left = gpu.free_bytes.saturating_sub(share.n_bytes() + fit.margin);
             let bytes = [
                 share.weights,
@@ -461,13 +462,10 @@ impl fmt::Display for Table<'_> {
                 gpu.free_bytes,
             ];
             let [weights, cache, step, kept, left, free] = bytes.map(|n| (n / MIB).to_string());
-            let layers = share.n_layers.to_string();
-            write_row(
-                f,
-                [gpu.name(), layers, weights, cache, step, kept, left, free],
-            )?;
+            let (name, layers) = (gpu.name.clone(), share.n_layers.to_string());
+            write_row(f, [name, layers, weights, cache, step, kept, left, free])?;
         }
-        write!(f, "  {:<10}{:>27}", "host", plan.host_cache / MIB)
+        write!(f, "  {:<10}{:>27}", "host", fitted.host_cache / MIB)
     }
 }
 

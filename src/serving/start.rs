@@ -1,22 +1,26 @@
-//! How an engine is made: weights, chat template, context and sizes, as configured.
+//! How an engine is made: weights, chat template and context, as configured.
+//!
+//! Called while a model is loaded, on Triton's thread. How large all is to be is worked out in `fit` for GPUs and
+//! in `sizes` for host memory; asks for free memory, and reads the model's files through `llama`.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::LoadError;
-use super::demand::{Demand, cache_types, n_host};
-use super::fit::{Fit, MIN_AUTOMATIC_N_CTX, N_CTX_STEP, Plan};
-use crate::config::{self, Gpu, ModelConfig, Parameters, Placement, SpeculativeMethod, SplitMode};
+use super::demand::{Demand, n_host};
+use super::fit::{Fit, Fitted};
+use super::sizes::{self, HostCache, host_memory, n_ctx_on_gpus, n_parts};
+use crate::config::{
+    FlashAttention, ModelConfig, Parameters, Placement, SpeculativeMethod, SplitMode,
+};
 use crate::delivery::Delivery;
 use crate::engine::{Drafter, Limits, PromptLookup, Sharing};
 use crate::intake::{Intake, Reading};
-use crate::llama::{self, ContextParams, FlashAttention, LoadParams, ModelFile, trial};
-use crate::memory;
+use crate::llama::{self, ContextParams, LoadParams, ModelFile, trial};
+use crate::machine::memory;
 use crate::protocol::{self, RequestDefaults, RequestLimits};
 
-/// Tokens of KV cache where the configuration leaves it to us and memory allows.
-const MAX_AUTOMATIC_N_CTX: u32 = 32_768;
 /// Numbers of a head from which llama.cpp's fused attention kernel of CPUs is the faster one.
 const MIN_FUSED_HEAD: u32 = 64;
 
@@ -31,7 +35,7 @@ const N_ROWS_TO_PARK: usize = 64;
 const N_ROWS_TO_PARK_ON_GPUS: usize = 4096;
 
 /// What an engine is started from.
-pub(super) struct EnginePlan<'a> {
+pub(super) struct Launch<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) folder: &'a Path,
     pub(super) path: &'a Path,
@@ -49,12 +53,12 @@ pub(super) struct Engine {
 struct Loaded {
     flash_attention: FlashAttention,
     /// What fits the GPUs; `None` without them.
-    fitted: Option<Plan>,
+    fitted: Option<Fitted>,
     weights: Arc<llama::Model>,
     draft_weights: Option<llama::Model>,
 }
 
-impl EnginePlan<'_> {
+impl Launch<'_> {
     pub(super) fn start(
         &self,
         is_serving: Box<dyn Fn() -> bool + Send>,
@@ -69,12 +73,12 @@ impl EnginePlan<'_> {
         } = self.load()?;
         let template = self.template(&weights)?;
         let n_slots = match &fitted {
-            Some(plan) => plan.n_slots as usize,
+            Some(fitted) => fitted.n_slots as usize,
             None => self.placement.n_slots,
         };
-        let n_parts = self.n_parts(n_slots);
+        let n_parts = n_parts(parameters, n_slots);
         let n_cells = match &fitted {
-            Some(plan) => plan.n_ctx * n_parts,
+            Some(fitted) => fitted.n_ctx * n_parts,
             None => self.n_cells(&weights, draft_weights.as_ref(), flash_attention)?,
         };
         // A part is rounded up to the cache's step, so that it holds two tokens at least.
@@ -85,7 +89,9 @@ impl EnginePlan<'_> {
             return Err(LoadError::Uncut);
         }
         let context = self.context_params(flash_attention, n_slots, n_cells);
-        let memory = self.memory(&weights, draft_weights.as_ref(), fitted.as_ref(), n_cells);
+        let drafting = draft_weights.iter().map(llama::Model::file);
+        let files: Vec<_> = drafting.chain([weights.file()]).collect();
+        let memory = sizes::memory(&files, parameters, self.placement, fitted.as_ref(), n_cells);
         let n_host = n_host(parameters, weights.file(), memory::available_bytes());
         let runner = llama::Runner::new(Arc::clone(&weights), &context)?;
         let drafter = self.drafter(draft_weights, &runner, &context)?;
@@ -193,8 +199,13 @@ impl EnginePlan<'_> {
         Ok(tried?)
     }
 
+    fn device_names(&self) -> impl Iterator<Item = String> {
+        let devices = self.placement.devices.iter();
+        devices.map(|device| device.name.clone())
+    }
+
     fn is_cpu(&self) -> bool {
-        self.placement.gpus.is_empty()
+        self.placement.devices.is_empty()
     }
 
     /// The draft model's file, where one is configured.
@@ -233,25 +244,15 @@ impl EnginePlan<'_> {
         file: &ModelFile,
         draft: Option<&ModelFile>,
         flash_attention: FlashAttention,
-    ) -> Result<Option<Plan>, LoadError> {
+    ) -> Result<Option<Fitted>, LoadError> {
         if self.is_cpu() {
             return Ok(None);
         }
         let parameters = &self.config.parameters;
         let n_slots = self.placement.n_slots as u32;
-        let n_ctx = match parameters.n_ctx {
-            0 => {
-                let most = automatic_n_ctx(file.n_ctx_train, u64::MAX, file.max_positions);
-                most.min(MIN_AUTOMATIC_N_CTX)..=most
-            }
-            n_ctx => {
-                let n_ctx = (n_ctx / self.n_parts(self.placement.n_slots)).max(2);
-                check_positions(n_ctx, file.max_positions)?;
-                n_ctx..=n_ctx
-            }
-        };
+        let n_ctx = n_ctx_on_gpus(parameters, file, self.placement.n_slots)?;
         let n_instances = self.placement.n_instances as u32;
-        let gpus = &self.placement.gpus;
+        let gpus = &self.placement.devices;
         let demand = Demand::new(file, draft, parameters, gpus, flash_attention);
         let (host, host_margin) = host_memory(memory::available_bytes(), parameters.n_ctx);
         let fit = Fit {
@@ -273,24 +274,24 @@ impl EnginePlan<'_> {
             n_instances,
             kv_unified: parameters.kv_unified,
         };
-        let plan = fit.plan()?;
-        log::info!("model '{}' fits:\n{}", self.config.name, fit.table(&plan));
-        Ok(Some(plan))
+        let fitted = fit.choose()?;
+        log::info!("model '{}' fits:\n{}", self.config.name, fit.table(&fitted));
+        Ok(Some(fitted))
     }
 
-    fn load_params(&self, fitted: Option<&Plan>) -> LoadParams {
+    fn load_params(&self, fitted: Option<&Fitted>) -> LoadParams {
         let parameters = &self.config.parameters;
         LoadParams {
             use_mmap: parameters.use_mmap,
             use_mlock: parameters.use_mlock,
             repack: parameters.repack,
             vocab_only: false,
-            gpus: self.placement.gpus.iter().map(Gpu::name).collect(),
-            n_gpu_layers: fitted.map_or(0, |plan| plan.n_gpu_layers),
+            gpus: self.device_names().collect(),
+            n_gpu_layers: fitted.map_or(0, |fitted| fitted.n_gpu_layers),
             split_rows: self.placement.split_mode == SplitMode::Row,
-            tensor_split: fitted.map_or(Vec::new(), |plan| plan.tensor_split.clone()),
+            tensor_split: fitted.map_or(Vec::new(), |fitted| fitted.tensor_split.clone()),
             overrides: parameters
-                .overrides(fitted.map_or(0, |plan| plan.n_cpu_moe))
+                .overrides(fitted.map_or(0, |fitted| fitted.n_cpu_moe))
                 .into_iter()
                 .map(|place| (place.pattern, place.buffer))
                 .collect(),
@@ -303,52 +304,13 @@ impl EnginePlan<'_> {
             use_mmap: self.config.parameters.use_mmap,
             use_mlock: self.config.parameters.use_mlock,
             repack: self.config.parameters.repack,
-            gpus: self.placement.gpus.iter().take(1).map(Gpu::name).collect(),
+            gpus: self.device_names().take(1).collect(),
             n_gpu_layers: u32::MAX,
             ..LoadParams::default()
         }
     }
 
-    /// The bytes of weights and caches, and of a step's buffers as far as they are estimated.
-    fn memory(
-        &self,
-        weights: &llama::Model,
-        draft_weights: Option<&llama::Model>,
-        fitted: Option<&Plan>,
-        n_cells: u32,
-    ) -> Vec<(Option<u32>, u64)> {
-        let (type_k, type_v) = cache_types(&self.config.parameters);
-        let files = || {
-            draft_weights
-                .into_iter()
-                .chain([weights])
-                .map(llama::Model::file)
-        };
-        let in_files: u64 = files().map(|file| file.n_bytes).sum();
-        let Some(plan) = fitted else {
-            let cell: u64 = files()
-                .map(|file| file.kv_bytes_per_cell(type_k, type_v))
-                .sum();
-            let n_parts = self.n_parts(self.placement.n_slots);
-            let n_cells = llama::cells_made(n_cells.into(), n_parts.into());
-            return vec![(None, in_files + cell * n_cells)];
-        };
-        let on_gpus: u64 = plan.shares.iter().map(|share| share.weights).sum();
-        let host = in_files.saturating_sub(on_gpus) + plan.host_cache;
-        let gpus = self.placement.gpus.iter().zip(&plan.shares);
-        let gpus = gpus.map(|(gpu, share)| (Some(gpu.index), share.n_bytes()));
-        gpus.chain([(None, host)]).collect()
-    }
-
-    /// The equal parts that the KV cache is made of.
-    fn n_parts(&self, n_slots: usize) -> u32 {
-        match self.config.parameters.kv_unified {
-            true => 1,
-            false => n_slots as u32,
-        }
-    }
-
-    /// The tokens of the KV cache in host memory: as configured, else what model and memory allow.
+    /// The cells of a KV cache in host memory: as configured, else what model and memory allow.
     fn n_cells(
         &self,
         weights: &llama::Model,
@@ -357,49 +319,25 @@ impl EnginePlan<'_> {
     ) -> Result<u32, LoadError> {
         let parameters = &self.config.parameters;
         let file = weights.file();
-        let (type_k, type_v) = cache_types(parameters);
-        let files = draft_weights.map(llama::Model::file).into_iter();
-        let files = files.chain([file]);
-        let mut cell_bytes: u64 = files
-            .map(|file| file.kv_bytes_per_cell(type_k, type_v))
-            .sum();
-        let n_parts = self.n_parts(self.placement.n_slots);
-        if flash_attention == FlashAttention::Off {
-            // A step computes the scores of one part's cells.
-            cell_bytes += file.score_bytes_per_cell(parameters.n_ubatch.div_ceil(n_parts));
+        let cache = HostCache::new(
+            file,
+            draft_weights.map(llama::Model::file),
+            parameters,
+            self.placement.n_slots,
+            flash_attention,
+            memory::available_bytes(),
+        );
+        if parameters.n_ctx != 0 {
+            return cache.configured(parameters.n_ctx, file.max_positions);
         }
-        let available = memory::available_bytes();
-        let max_positions = weights.file().max_positions;
-        let fits = |n_ctx| {
-            let n_cells = llama::cells_made(u64::from(n_ctx), u64::from(n_parts));
-            let needed = cell_bytes.saturating_mul(n_cells);
-            match available {
-                Some(available) if needed > available => Err(LoadError::KvCache {
-                    n_ctx,
-                    n_cells,
-                    n_parts,
-                    needed,
-                    available,
-                }),
-                _ => Ok(n_ctx),
-            }
-        };
-        if parameters.n_ctx == 0 {
-            // Half of what is free: the rest is for computing, and for other models.
-            let affordable = available.map_or(u64::MAX, |bytes| {
-                bytes / 2 / cell_bytes.max(1) / u64::from(n_parts)
-            });
-            let n_ctx = automatic_n_ctx(weights.n_ctx_train(), affordable, max_positions);
-            if u64::from(n_ctx) > affordable.saturating_sub(u64::from(N_CTX_STEP)) {
-                log::warn!(
-                    "model '{}': n_ctx = {n_ctx} is all that half of the free memory allows",
-                    self.config.name
-                );
-            }
-            return fits(n_ctx.saturating_mul(n_parts));
+        let (n_ctx, is_all) = cache.automatic(weights.n_ctx_train(), file.max_positions);
+        if is_all {
+            log::warn!(
+                "model '{}': n_ctx = {n_ctx} is all that half of the free memory allows",
+                self.config.name
+            );
         }
-        check_positions(parameters.n_ctx / n_parts, max_positions)?;
-        fits(parameters.n_ctx)
+        cache.of_parts(n_ctx)
     }
 
     /// What requests get that do not say, and a line in the log for it.
@@ -426,7 +364,6 @@ impl EnginePlan<'_> {
         n_cells: u32,
     ) -> ContextParams {
         let parameters = &self.config.parameters;
-        let (type_k, type_v) = cache_types(parameters);
         ContextParams {
             n_slots,
             n_draft_rows: match max_draft(parameters) {
@@ -439,8 +376,8 @@ impl EnginePlan<'_> {
             n_ubatch: parameters.n_ubatch as usize,
             n_threads: parameters.n_threads,
             n_threads_batch: parameters.n_threads_batch,
-            type_k,
-            type_v,
+            type_k: parameters.cache_type_k,
+            type_v: parameters.cache_type_v,
             flash_attention,
             offload_kqv: true,
             own_attention: self.is_cpu(),
@@ -449,44 +386,11 @@ impl EnginePlan<'_> {
     }
 }
 
-fn automatic_n_ctx(trained: u32, affordable: u64, max_positions: Option<u32>) -> u32 {
-    let trained = trained.clamp(N_CTX_STEP, MAX_AUTOMATIC_N_CTX);
-    let n_ctx = u64::from(trained)
-        .min(affordable)
-        .max(u64::from(N_CTX_STEP));
-    let n_ctx = u32::try_from(n_ctx).unwrap_or(trained) / N_CTX_STEP * N_CTX_STEP;
-    max_positions.map_or(n_ctx, |limit| n_ctx.min(limit))
-}
-
-/// Bytes of host memory that are free, and those of them that stay so.
-fn host_memory(available: Option<u64>, n_ctx: u32) -> (u64, u64) {
-    match (available, n_ctx) {
-        (None, _) => (u64::MAX, 0),
-        // As on the CPU: what is left to us takes half of what is free.
-        (Some(bytes), 0) => (bytes, bytes.div_ceil(2)),
-        (Some(bytes), _) => (bytes, 0),
-    }
-}
-
-/// ggml asserts that a position has its row in the table of learned ones.
-fn check_positions(n_ctx: u32, max_positions: Option<u32>) -> Result<(), LoadError> {
-    match max_positions {
-        Some(max_positions) if n_ctx > max_positions => Err(LoadError::Positions {
-            n_ctx,
-            max_positions,
-        }),
-        _ => Ok(()),
-    }
-}
-
 /// On a CPU, where it is computed here, or llama.cpp's kernel is worth it: see docs/performance.md.
 fn flash_attention(parameters: &Parameters, is_cpu: bool, file: &ModelFile) -> FlashAttention {
     let is_needed = parameters.cache_type_v.is_quantized();
     match parameters.flash_attn {
-        config::FlashAttn::On => FlashAttention::On,
-        config::FlashAttn::Off => FlashAttention::Off,
-        config::FlashAttn::Auto if !is_cpu => FlashAttention::Auto,
-        config::FlashAttn::Auto => {
+        FlashAttention::Auto if is_cpu => {
             let is_worth_it = file.key_length >= MIN_FUSED_HEAD
                 || llama::computes_heads(file.key_length, file.value_length);
             match is_needed || is_worth_it {
@@ -494,6 +398,7 @@ fn flash_attention(parameters: &Parameters, is_cpu: bool, file: &ModelFile) -> F
                 false => FlashAttention::Off,
             }
         }
+        chosen => chosen,
     }
 }
 
@@ -502,44 +407,5 @@ fn max_draft(parameters: &Parameters) -> usize {
     match parameters.speculative_method {
         SpeculativeMethod::None => 0,
         _ => parameters.num_speculative_tokens as usize,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_context_is_no_longer_than_the_positions_learned() {
-        assert!(check_positions(1 << 24, None).is_ok());
-        assert!(check_positions(1024, Some(1024)).is_ok());
-        let error = check_positions(1025, Some(1024)).map_err(|error| error.to_string());
-        let text = "config parameter 'n_ctx' = 1025: must be at most 1024, the positions that this \
-                    model has learned";
-        assert_eq!(error, Err(text.to_owned()));
-        for (trained, affordable, max_positions, expected) in [
-            (1 << 20, u64::MAX, None, MAX_AUTOMATIC_N_CTX),
-            (1000, u64::MAX, None, 768),
-            (4096, 1000, None, 768),
-            (4096, 0, None, N_CTX_STEP),
-            (1000, u64::MAX, Some(1000), 768),
-            (100, u64::MAX, Some(100), 100),
-        ] {
-            let n_ctx = automatic_n_ctx(trained, affordable, max_positions);
-            assert_eq!(n_ctx, expected, "{trained} {affordable} {max_positions:?}");
-        }
-    }
-
-    #[test]
-    fn an_automatic_context_leaves_half_of_the_host_memory_free() {
-        for (available, n_ctx, expected) in [
-            (Some(1001), 0, (1001, 501)),
-            (Some(1001), 4096, (1001, 0)),
-            (None, 0, (u64::MAX, 0)),
-            (None, 4096, (u64::MAX, 0)),
-        ] {
-            let found = host_memory(available, n_ctx);
-            assert_eq!(found, expected, "{available:?} {n_ctx}");
-        }
     }
 }

@@ -3,10 +3,10 @@
 //! Called once at load, by `start`. What a template wants of a conversation is `llama`'s to find out.
 
 use super::LoadError;
-use super::start::EnginePlan;
+use super::start::Launch;
 use crate::llama::{self, CHATML, CHATML_END, ChatTemplate, RAW};
 
-impl EnginePlan<'_> {
+impl Launch<'_> {
     /// The chat template: the configuration's, else the model's own, else one that its vocabulary can speak.
     pub(super) fn template(&self, weights: &llama::Model) -> Result<ChatTemplate, LoadError> {
         let parameters = &self.config.parameters;

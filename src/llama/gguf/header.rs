@@ -12,7 +12,7 @@ use super::error::{Problem, value};
 use super::source::{ARRAY, INT32, MAX_KEPT, Metadata, STRING, Source};
 use super::tensors::{self, Tensor};
 use super::vocabulary::{self, Tokens};
-use crate::protocol::given::Given;
+use crate::table::Given;
 
 /// The limits: far above any real model, far below what would exhaust memory.
 const MAX_KEYS: u64 = 65_536;

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use self::header::Header;
 use super::CacheType;
-use crate::protocol::given::Given;
+use crate::table::Given;
 
 /// What a model's header says, as far as loading and planning need it.
 #[derive(Clone, PartialEq, Debug)]

@@ -1,9 +1,10 @@
-//! The planner on made-up sizes: what is chosen, what gives way first, what is refused.
+//! The fit on made-up sizes: what is chosen, what gives way first, what is refused.
 
 use proptest::prelude::*;
 
 use super::super::demand::Layer;
 use super::*;
+use crate::machine::device::DeviceKind;
 
 const GIB: u64 = 1 << 30;
 
@@ -30,18 +31,20 @@ fn demand() -> Demand {
     }
 }
 
-fn gpus(free: &[u64]) -> Vec<Gpu> {
-    let gpu = |(index, &free_bytes): (usize, &u64)| Gpu {
-        index: index as u32,
-        model: "H200".to_owned(),
-        compute_capability: (9, 0),
+fn gpus(free: &[u64]) -> Vec<Device> {
+    let gpu = |(index, &free_bytes): (usize, &u64)| Device {
+        name: format!("CUDA{index}"),
+        kind: DeviceKind::Gpu,
+        description: "H200".to_owned(),
         free_bytes,
         total_bytes: 141 * GIB,
+        cuda_index: Some(index as u32),
+        compute_capability: Some((9, 0)),
     };
     free.iter().enumerate().map(gpu).collect()
 }
 
-fn fit<'a>(demand: &'a Demand, gpus: &'a [Gpu]) -> Fit<'a> {
+fn fit<'a>(demand: &'a Demand, gpus: &'a [Device]) -> Fit<'a> {
     Fit {
         demand,
         gpus,
@@ -60,10 +63,10 @@ fn fit<'a>(demand: &'a Demand, gpus: &'a [Gpu]) -> Fit<'a> {
 }
 
 /// Layers on GPUs, tokens, slots, and the layers of each GPU.
-fn chosen(plan: Result<Plan, Short>) -> Result<(u32, u32, u32, Vec<u32>), String> {
-    let plan = plan.map_err(|short| short.to_string())?;
-    let counts = plan.shares.iter().map(|share| share.n_layers).collect();
-    Ok((plan.n_gpu_layers, plan.n_ctx, plan.n_slots, counts))
+fn chosen(fitted: Result<Fitted, Short>) -> Result<(u32, u32, u32, Vec<u32>), String> {
+    let fitted = fitted.map_err(|short| short.to_string())?;
+    let counts = fitted.shares.iter().map(|share| share.n_layers).collect();
+    Ok((fitted.n_gpu_layers, fitted.n_ctx, fitted.n_slots, counts))
 }
 
 #[test]
@@ -74,7 +77,7 @@ fn the_context_gives_way_before_the_layers() {
         let (n_layers, n_ctx, n_slots) = expected;
         let expected = Ok((n_layers, n_ctx, n_slots, vec![n_layers]));
         assert_eq!(
-            chosen(fit(&demand, &gpus).plan()),
+            chosen(fit(&demand, &gpus).choose()),
             expected,
             "{} MiB",
             free / MIB
@@ -105,7 +108,7 @@ fn slots_with_cells_of_their_own_give_way_before_the_layers() {
         };
         let (n_layers, n_ctx, n_slots) = expected;
         assert_eq!(
-            chosen(fit.plan()),
+            chosen(fit.choose()),
             Ok((n_layers, n_ctx, n_slots, vec![n_layers]))
         );
     };
@@ -136,8 +139,8 @@ fn experts_give_way_before_the_layers() {
             n_cpu_moe,
             ..fit(&demand, &gpus)
         };
-        let plan = fit.plan().map_err(|short| short.to_string());
-        let found = plan.map(|plan| (plan.n_gpu_layers, plan.n_cpu_moe, plan.n_ctx));
+        let fitted = fit.choose().map_err(|short| short.to_string());
+        let found = fitted.map(|fitted| (fitted.n_gpu_layers, fitted.n_cpu_moe, fitted.n_ctx));
         assert_eq!(found, expected.map_err(str::to_owned), "{} MiB", free / MIB);
     };
     let without_cache = 6 * GIB + GIB / 2;
@@ -176,7 +179,7 @@ fn what_is_set_is_kept_or_refused() {
     let check = |change: fn(&mut Fit), expected: Result<(u32, u32, u32, Vec<u32>), &str>| {
         let mut fit = fit(&demand, &gpus);
         change(&mut fit);
-        assert_eq!(chosen(fit.plan()), expected.map_err(str::to_owned));
+        assert_eq!(chosen(fit.choose()), expected.map_err(str::to_owned));
     };
     check(|_| {}, Ok((3, 4096, 16, vec![3])));
     check(|fit| fit.n_ctx = 100..=100, Ok((3, 100, 16, vec![3])));
@@ -241,11 +244,11 @@ fn what_is_put_on_a_gpu_is_there_whatever_its_layers() {
             n_gpu_layers: GpuLayers::Count(n_gpu_layers),
             ..fit(&demand, &gpus)
         };
-        let weights = |plan: Plan| -> Vec<u64> {
-            let shares = plan.shares.iter();
+        let weights = |fitted: Fitted| -> Vec<u64> {
+            let shares = fitted.shares.iter();
             shares.map(|share| share.weights).collect()
         };
-        let found = fit.plan().map(weights).map_err(|short| short.to_string());
+        let found = fit.choose().map(weights).map_err(|short| short.to_string());
         let expected = expected.map(<[u64]>::to_vec).map_err(str::to_owned);
         assert_eq!(found, expected, "{n_gpu_layers} {free:?}");
     };
@@ -271,17 +274,17 @@ fn layers_are_spread_over_the_gpus() {
         let gpus = gpus(free);
         let mut fit = fit(&demand, &gpus);
         change(&mut fit);
-        let plan = fit
-            .plan()
+        let fitted = fit
+            .choose()
             .unwrap_or_else(|error| panic!("{free:?}: {error}"));
-        let found: Vec<u32> = plan.shares.iter().map(|share| share.n_layers).collect();
+        let found: Vec<u32> = fitted.shares.iter().map(|share| share.n_layers).collect();
         assert_eq!(
-            (found.as_slice(), plan.tensor_split.as_slice()),
+            (found.as_slice(), fitted.tensor_split.as_slice()),
             (counts, tensor_split),
             "{free:?}"
         );
         assert_eq!(
-            spread(&plan.tensor_split, plan.n_gpu_layers),
+            spread(&fitted.tensor_split, fitted.n_gpu_layers),
             counts,
             "as llama.cpp does"
         );
@@ -329,11 +332,11 @@ fn rows_of_all_layers_are_on_every_gpu() {
         ratios: &[3.0, 1.0],
         ..fit(&demand, &gpus)
     };
-    let plan = fit.plan().unwrap_or_else(|error| panic!("{error}"));
-    let weights: Vec<u64> = plan.shares.iter().map(|share| share.weights).collect();
+    let fitted = fit.choose().unwrap_or_else(|error| panic!("{error}"));
+    let weights: Vec<u64> = fitted.shares.iter().map(|share| share.weights).collect();
     let part = |n: u64| 5 * GIB * n / 4 * 65 / 64;
     assert_eq!(weights, [part(3) + GIB / 2, part(1) + GIB]);
-    assert_eq!(plan.tensor_split, [3.0, 1.0]);
+    assert_eq!(fitted.tensor_split, [3.0, 1.0]);
 }
 
 #[test]
@@ -344,7 +347,7 @@ fn the_table_says_what_and_why() {
         n_slots: 8..=8,
         ..fit(&demand, &gpus)
     };
-    let plan = fit.plan().unwrap_or_else(|error| panic!("{error}"));
+    let fitted = fit.choose().unwrap_or_else(|error| panic!("{error}"));
     let expected = "  n_gpu_layers        5 of 5  automatic
   n_ctx                32768  automatic
   slots                    8  as configured
@@ -352,22 +355,22 @@ fn the_table_says_what_and_why() {
   CUDA0             4     4096      128      256     1024    14976    20480
   CUDA1             1     1024        0      512     1024     5632     8192
   host                                0";
-    assert_eq!(fit.table(&plan), expected);
+    assert_eq!(fit.table(&fitted), expected);
     let demand = demand_with_experts();
     let fit = Fit {
         demand: &demand,
         gpus: &few,
         ..fit
     };
-    let plan = fit.plan().unwrap_or_else(|error| panic!("{error}"));
+    let fitted = fit.choose().unwrap_or_else(|error| panic!("{error}"));
     let expected = "  n_gpu_layers        5 of 5  automatic
   n_cpu_moe           4 of 4  automatic, no more fits
   n_ctx                 4096  automatic, no more fits
 ";
     assert!(
-        fit.table(&plan).starts_with(expected),
+        fit.table(&fitted).starts_with(expected),
         "{}",
-        fit.table(&plan)
+        fit.table(&fitted)
     );
 }
 
@@ -406,7 +409,7 @@ fn cases() -> impl Strategy<Value = (Demand, Vec<u64>, bool, u32)> {
     (demand, free, any::<bool>(), 1..4_u32)
 }
 
-fn open<'a>(demand: &'a Demand, gpus: &'a [Gpu], kv_unified: bool, n_instances: u32) -> Fit<'a> {
+fn open<'a>(demand: &'a Demand, gpus: &'a [Device], kv_unified: bool, n_instances: u32) -> Fit<'a> {
     Fit {
         n_slots: n_instances..=16 * n_instances,
         n_instances,
@@ -417,17 +420,17 @@ fn open<'a>(demand: &'a Demand, gpus: &'a [Gpu], kv_unified: bool, n_instances: 
 
 proptest! {
     #[test]
-    fn no_plan_takes_what_is_to_stay_free((demand, free, kv_unified, n_instances) in cases()) {
+    fn no_fit_takes_what_is_to_stay_free((demand, free, kv_unified, n_instances) in cases()) {
         let gpus = gpus(&free);
-        if let Ok(plan) = open(&demand, &gpus, kv_unified, n_instances).plan() {
-            for (share, free) in plan.shares.iter().zip(&free) {
-                prop_assert!(share.n_bytes() + GIB <= (*free).max(GIB), "{plan:?}");
+        if let Ok(fitted) = open(&demand, &gpus, kv_unified, n_instances).choose() {
+            for (share, free) in fitted.shares.iter().zip(&free) {
+                prop_assert!(share.n_bytes() + GIB <= (*free).max(GIB), "{fitted:?}");
             }
-            let n_layers: u32 = plan.shares.iter().map(|share| share.n_layers).sum();
-            prop_assert_eq!(n_layers, plan.n_gpu_layers);
-            prop_assert_eq!(plan.n_slots % n_instances, 0);
-            let counts: Vec<u32> = plan.shares.iter().map(|share| share.n_layers).collect();
-            prop_assert_eq!(spread(&plan.tensor_split, plan.n_gpu_layers), counts);
+            let n_layers: u32 = fitted.shares.iter().map(|share| share.n_layers).sum();
+            prop_assert_eq!(n_layers, fitted.n_gpu_layers);
+            prop_assert_eq!(fitted.n_slots % n_instances, 0);
+            let counts: Vec<u32> = fitted.shares.iter().map(|share| share.n_layers).collect();
+            prop_assert_eq!(spread(&fitted.tensor_split, fitted.n_gpu_layers), counts);
         }
     }
 
@@ -440,8 +443,8 @@ proptest! {
         let mut richer = free.clone();
         *which.get_mut(&mut richer) += more;
         let (gpus, richer) = (gpus(&free), gpus(&richer));
-        if let Ok(less) = open(&demand, &gpus, kv_unified, n_instances).plan() {
-            let more = open(&demand, &richer, kv_unified, n_instances).plan();
+        if let Ok(less) = open(&demand, &gpus, kv_unified, n_instances).choose() {
+            let more = open(&demand, &richer, kv_unified, n_instances).choose();
             let more = more.unwrap_or_else(|error| panic!("{error}"));
             prop_assert!(more.n_gpu_layers >= less.n_gpu_layers, "{less:?} {more:?}");
             prop_assert!(more.n_cpu_moe <= less.n_cpu_moe, "{less:?} {more:?}");

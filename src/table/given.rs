@@ -1,10 +1,10 @@
-//! A parameter's value, as some source gave it, and how errors show it.
+//! A value, as some source gave it, and how errors show it.
 //!
-//! Read by `table`, whose kinds say what they take. Pure; called on any thread.
+//! Read by `kind`, which says what each parameter takes. Pure; called on any thread.
 
 use serde_json::{Map, Value};
 
-use super::{ParamValue, json};
+use crate::json;
 
 /// Characters of a client's text that an error quotes at most.
 const MAX_QUOTED_CHARS: usize = 64;
@@ -109,7 +109,7 @@ impl Given {
     }
 
     /// What an error calls it.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         match self {
             Given::Whole(whole) => whole.to_string(),
             // Debug, since Display writes 1e300 with all its zeros.
@@ -119,17 +119,6 @@ impl Given {
             Given::Strings(strings) => format!("a list of {} strings", strings.len()),
             Given::Object(_) => "an object".to_owned(),
             Given::Other(words) => (*words).to_owned(),
-        }
-    }
-}
-
-impl From<ParamValue> for Given {
-    fn from(value: ParamValue) -> Self {
-        match value {
-            ParamValue::String(text) => Given::Text(text),
-            ParamValue::Int(int) => Given::Whole(int.into()),
-            ParamValue::Bool(flag) => Given::Flag(flag),
-            ParamValue::Double(number) => Given::Number(number),
         }
     }
 }

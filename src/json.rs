@@ -1,7 +1,8 @@
 //! JSON from clients, with its size and nesting checked before it is parsed.
 //!
-//! Called by `chat` and `parameters`. The JSON library recurses once per level
-//! and allocates once per value, so both are bounded here by one flat scan.
+//! Called on any thread, by `protocol` for what a request carries and by `table` for a value that is an object.
+//! The JSON library recurses once per level and allocates once per value, so both are bounded here by one flat
+//! scan. Pure, and knows nothing of what the JSON means.
 
 use std::fmt;
 
@@ -9,7 +10,10 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
+/// Levels of nesting in any JSON of a client.
+pub const MAX_JSON_DEPTH: usize = 64;
+/// Values (of any type, at any depth) in any JSON of a client.
+pub const MAX_JSON_VALUES: usize = 100_000;
 
 /// Why a text is not JSON that we read.
 #[derive(Debug, thiserror::Error)]

@@ -1,38 +1,13 @@
-//! The reader of named parameters: one row of a table per parameter.
+//! What a parameter takes: its ranges, how errors and the documentation put them, and how a value is stored.
 //!
-//! `protocol::parameters` holds the table of request parameters and
-//! `config::table` that of the model configuration; this file turns a
-//! row into parsing, synonyms, ranges, error texts and suggestions, so adding
-//! a parameter is adding a row. Pure; called on any thread.
+//! Made by the constructors of `row`, read by `Table::read` on any thread. Pure.
 
 use serde_json::{Map, Value};
 
-use super::given::{Given, quoted, shortened};
+use super::given::{Given, quoted};
 
 /// Whole numbers up to this are the same as doubles; of those above several are one.
 const MAX_EXACT: i128 = 1 << 53;
-/// Bytes of an unknown name for which a suggestion is looked for.
-const MAX_SUGGESTED_BYTES: usize = 64;
-
-/// A set of parameters that are read into a `T`.
-pub struct Table<T: 'static> {
-    /// What error texts call one of them.
-    pub noun: &'static str,
-    pub rows: &'static [Parameter<T>],
-    /// Pairs of names of one parameter that may both be given: the first wins.
-    pub supersedes: &'static [(&'static str, &'static str)],
-}
-
-/// One parameter: its names, what it takes, and what it means.
-pub struct Parameter<T: 'static> {
-    pub name: &'static str,
-    pub synonyms: &'static [&'static str],
-    pub kind: Kind<T>,
-    /// The default, in words.
-    pub default: &'static str,
-    /// One sentence with the unit, for the documentation.
-    pub meaning: &'static str,
-}
 
 /// What a parameter takes and where it is stored; `set` only sees values in range.
 pub enum Kind<T> {
@@ -101,159 +76,10 @@ impl Limit {
     }
 }
 
-/// What depends on the model rather than on the table.
-pub struct Rules {
-    /// The value of [`Limit::Context`]; unlimited where it is not known yet.
-    pub n_ctx: Option<u32>,
-    /// Whether unknown names are errors.
-    pub strict: bool,
-    /// Names that are left alone although the table lacks them.
-    pub passes: fn(&str) -> bool,
-}
-
-/// Why a parameter is refused.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParameterError {
-    #[error("{noun} '{name}' = {value}: must be {expected}")]
-    Value {
-        noun: &'static str,
-        name: String,
-        value: String,
-        expected: String,
-    },
-    #[error("unknown {noun} '{name}': did you mean '{nearest}'?")]
-    Misspelt {
-        noun: &'static str,
-        name: String,
-        nearest: &'static str,
-    },
-    #[error("unknown {noun} '{name}': known are {known}")]
-    Unknown {
-        noun: &'static str,
-        name: String,
-        known: String,
-    },
-    #[error("{noun} '{name}' is given twice")]
-    Repeated { noun: &'static str, name: String },
-    #[error("{noun} '{name}' is given twice, as '{first}' and as '{second}'")]
-    TwoNames {
-        noun: &'static str,
-        name: &'static str,
-        first: String,
-        second: String,
-    },
-}
-
-impl<T> Table<T> {
-    /// Stores one source's values in `target` and returns the names, without synonyms, it gave.
-    pub fn read(
-        &self,
-        target: &mut T,
-        given: impl IntoIterator<Item = (String, Given)>,
-        rules: &Rules,
-    ) -> Result<Vec<&'static str>, ParameterError> {
-        let mut seen: Vec<(&'static str, String)> = Vec::new();
-        for (name, value) in given {
-            let Some(row) = self.rows.iter().find(|row| row.is_called(&name)) else {
-                if !rules.strict || (rules.passes)(&name) {
-                    continue;
-                }
-                return Err(self.unknown(&name));
-            };
-            if let Some((_, first)) = seen.iter_mut().find(|(known, _)| *known == row.name) {
-                if self.supersedes.contains(&(first.as_str(), name.as_str())) {
-                    continue;
-                }
-                if !self.supersedes.contains(&(name.as_str(), first.as_str())) {
-                    return Err(self.twice(row.name, first, &name));
-                }
-                first.clone_from(&name);
-                row.store(self.noun, target, &name, &value, rules.n_ctx)?;
-                continue;
-            }
-            row.store(self.noun, target, &name, &value, rules.n_ctx)?;
-            seen.push((row.name, name));
-        }
-        Ok(seen.into_iter().map(|(name, _)| name).collect())
-    }
-
-    fn twice(&self, name: &'static str, first: &str, second: &str) -> ParameterError {
-        if first == second {
-            return ParameterError::Repeated {
-                noun: self.noun,
-                name: first.to_owned(),
-            };
-        }
-        ParameterError::TwoNames {
-            noun: self.noun,
-            name,
-            first: first.to_owned(),
-            second: second.to_owned(),
-        }
-    }
-
-    fn unknown(&self, name: &str) -> ParameterError {
-        let noun = self.noun;
-        let shown = shortened(name);
-        if let Some(nearest) = self.nearest(name) {
-            return ParameterError::Misspelt {
-                noun,
-                name: shown,
-                nearest,
-            };
-        }
-        let known: Vec<_> = self.rows.iter().map(|row| row.name).collect();
-        ParameterError::Unknown {
-            noun,
-            name: shown,
-            known: known.join(", "),
-        }
-    }
-
-    /// The known name, synonyms included, that is a few typing errors away.
-    fn nearest(&self, name: &str) -> Option<&'static str> {
-        if name.len() > MAX_SUGGESTED_BYTES {
-            return None;
-        }
-        let name = name.to_lowercase().replace('-', "_");
-        self.rows
-            .iter()
-            .flat_map(|row| std::iter::once(&row.name).chain(row.synonyms))
-            .map(|known| (strsim::damerau_levenshtein(&name, known), *known))
-            .filter(|(distance, known)| *distance <= (known.len() / 3).min(3))
-            .min_by_key(|(distance, _)| *distance)
-            .map(|(_, known)| known)
-    }
-}
-
-impl<T> Parameter<T> {
-    pub(super) fn is_called(&self, name: &str) -> bool {
-        self.name == name || self.synonyms.contains(&name)
-    }
-
-    /// Checks and stores what was given under this name.
-    fn store(
-        &self,
-        noun: &'static str,
-        target: &mut T,
-        name: &str,
-        given: &Given,
-        n_ctx: Option<u32>,
-    ) -> Result<(), ParameterError> {
-        let stored = self.kind.store(target, given, n_ctx);
-        stored.map_err(|refusal| ParameterError::Value {
-            noun,
-            name: name.to_owned(),
-            value: refusal.value,
-            expected: refusal.expected,
-        })
-    }
-}
-
 /// The two halves of "= 7: must be between 0 and 1".
-struct Refusal {
-    value: String,
-    expected: String,
+pub(super) struct Refusal {
+    pub(super) value: String,
+    pub(super) expected: String,
 }
 
 impl<T> Kind<T> {
@@ -328,7 +154,12 @@ impl<T> Kind<T> {
     }
 
     /// Checks a value and stores it.
-    fn store(&self, target: &mut T, given: &Given, n_ctx: Option<u32>) -> Result<(), Refusal> {
+    pub(super) fn store(
+        &self,
+        target: &mut T,
+        given: &Given,
+        n_ctx: Option<u32>,
+    ) -> Result<(), Refusal> {
         let refuse = |expected| Refusal {
             value: given.shown(),
             expected,

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::cgroup;
+use super::cgroup;
 
 /// Returns the bytes that can be allocated without swapping, as far as known.
 pub(crate) fn available_bytes() -> Option<u64> {
