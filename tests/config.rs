@@ -1182,6 +1182,59 @@ fn a_gpu_that_is_not_used_may_be_of_any_kind() {
 }
 
 #[test]
+fn a_device_may_be_of_any_provider() {
+    let other = |name: &str, kind: DeviceKind| Device {
+        name: name.to_owned(),
+        kind,
+        cuda_index: None,
+        compute_capability: None,
+        ..gpu(0)
+    };
+    let devices = [
+        other("Vulkan0", DeviceKind::Gpu),
+        other("Vulkan1", DeviceKind::IntegratedGpu),
+        gpu(0),
+    ];
+    let check = |group: InstanceGroup,
+                 parameters: &[(&str, &str)],
+                 there: &[Device],
+                 expected: Result<&[&str], &str>| {
+        let placed = placement(&with_groups(&[group], parameters), Some(there));
+        let found = placed.map_err(|error| error.to_string()).map(|placed| {
+            let names = placed.iter().flat_map(|placed| &placed.devices);
+            names.map(|device| device.name.clone()).collect::<Vec<_>>()
+        });
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(found, expected.map(names).map_err(str::to_owned));
+    };
+    let group = |kind| group(kind, 1, &[]);
+    // Triton has numbers for those of CUDA alone.
+    check(group(InstanceKind::Gpu), &[], &devices, Ok(&["CUDA0"]));
+    check(group(InstanceKind::Auto), &[], &devices, Ok(&["CUDA0"]));
+    check(group(InstanceKind::Auto), &[], &devices[..2], Ok(&[]));
+    let none = "instance_group asks for KIND_GPU, or for KIND_AUTO on a server that sees a GPU, but \
+                there is no GPU that can be used: use KIND_CPU; the log says why";
+    check(group(InstanceKind::Gpu), &[], &devices[..2], Err(none));
+    // Where none is named, all GPUs are taken.
+    let model = || group(InstanceKind::Model);
+    check(model(), &[], &devices, Ok(&["Vulkan0", "CUDA0"]));
+    check(
+        model(),
+        &[("split_mode", "row")],
+        &devices,
+        Ok(&["Vulkan0", "CUDA0"]),
+    );
+    check(
+        model(),
+        &[("devices", "Vulkan1")],
+        &devices,
+        Ok(&["Vulkan1"]),
+    );
+    let unknown = "config parameter 'devices' names \"CUDA1\": there is Vulkan0 (H200), Vulkan1 (H200), CUDA0 (H200)";
+    check(model(), &[("devices", "CUDA1")], &devices, Err(unknown));
+}
+
+#[test]
 fn what_is_wrong_with_devices_is_named() {
     use InstanceKind as Kind;
     let gpus = [gpu(0), gpu(1), old_gpu(2)];

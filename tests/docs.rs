@@ -10,6 +10,9 @@ use triton_llm::table::{Parameter, Table};
 /// The rows of the documentation: name, synonyms, type, range, default, meaning.
 fn rows<T>(table: &Table<T>) -> Vec<String> {
     let row = |parameter: &Parameter<T>| {
+        for text in [parameter.default, parameter.meaning] {
+            assert_ne!(text, "", "'{}' is not described", parameter.name);
+        }
         let synonyms: Vec<_> = parameter
             .synonyms
             .iter()
