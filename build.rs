@@ -1,14 +1,17 @@
-//! Generates the table of Triton functions from `include/triton_abi.h`.
+//! Generates the tables of Triton functions from `include/triton_abi.h`.
 //!
-//! The table is filled at run time (see `src/triton/api.rs`), so the library
+//! They are filled at run time (see `src/triton/api.rs`), so the library
 //! neither links against libtritonserver nor leaves symbols undefined. In the
 //! shape of a folder, the library finds llama.cpp's beside itself, and knows
 //! which GPUs that has code for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 const OUR_HEADER: &str = "include/triton_abi.h";
+
+/// How the functions begin that a host may lack: those of metrics.
+const IS_OPTIONAL: [&str; 2] = ["TRITONSERVER_Metric", "TRITONSERVER_Parameter"];
 
 /// CMake's list of the GPUs that CUDA's module has code for.
 const CUDA_ARCHITECTURES: &str = "CMAKE_CUDA_ARCHITECTURES";
@@ -31,7 +34,7 @@ fn main() {
     let our_header = fs::read_to_string(OUR_HEADER).expect("the crate carries its header");
 
     let include_dir = env::var("TRITON_INCLUDE_DIR").unwrap_or_default();
-    let mut builder = if include_dir.is_empty() {
+    let header = if include_dir.is_empty() {
         bindgen::builder().header(OUR_HEADER)
     } else {
         println!("cargo:rerun-if-changed={include_dir}/triton/core");
@@ -40,18 +43,32 @@ fn main() {
             // NVIDIA's headers name structs without `struct`.
             .clang_args(["-x", "c++", &format!("-I{include_dir}")])
     };
-    for function in declared_functions(&our_header) {
+    let (metrics, needed): (Vec<&str>, Vec<&str>) = declared_functions(&our_header)
+        .into_iter()
+        .partition(|name| IS_OPTIONAL.iter().any(|start| name.starts_with(start)));
+    let api = header
+        .clone()
+        .allowlist_type("TRITONSERVER_(RequestReleaseFlag|ResponseCompleteFlag)");
+    write_table(api, "Api", &needed, &out_dir.join("triton_api.rs"));
+    // An error is the same in both tables.
+    let metrics_api = header.blocklist_type("TRITONSERVER_Error");
+    let file = out_dir.join("triton_metrics_api.rs");
+    write_table(metrics_api, "MetricsApi", &metrics, &file);
+}
+
+/// Writes a table of these functions, which is loaded whole or not at all.
+fn write_table(mut builder: bindgen::Builder, name: &str, functions: &[&str], file: &Path) {
+    for function in functions {
         builder = builder.allowlist_function(function);
     }
     builder
-        .allowlist_type("TRITONSERVER_(RequestReleaseFlag|ResponseCompleteFlag)")
-        .dynamic_library_name("Api")
+        .dynamic_library_name(name)
         .dynamic_link_require_all(true)
         .prepend_enum_name(false)
         .layout_tests(false)
         .generate()
         .expect("bindgen reads the Triton header")
-        .write_to_file(out_dir.join("triton_api.rs"))
+        .write_to_file(file)
         .expect("OUT_DIR is writable");
 }
 

@@ -185,7 +185,7 @@ impl Driver {
                 ..SamplingParams::default()
             };
             let id = SequenceId(index as u64);
-            let sampler = self.runner.model().sampler(&sampling, &prompt);
+            let sampler = self.runner.model().sampler(&sampling, &prompt)?;
             self.runner.open(id, sampler);
             self.scheduler.submit(NewSequence {
                 max_tokens: Some(turn.max_tokens),
@@ -260,7 +260,7 @@ fn suffix(
     let history = model.tokenize_prompt(&texts.history)?;
     let all = model.tokenize_prompt(&[&*texts.history, &texts.suffix].concat())?;
     let sequence = SequenceId(0);
-    runner.open(sequence, model.sampler(&SamplingParams::default(), &all));
+    runner.open(sequence, model.sampler(&SamplingParams::default(), &all)?);
     let rows: Vec<Row> = all
         .iter()
         .zip(0..)

@@ -13,7 +13,7 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use triton_llm::engine::Token;
-use triton_llm::llama::{Buffers, Sampler, SamplingThreads};
+use triton_llm::llama::{Buffers, Sampler, SamplerFactory, SamplingThreads, Vocabulary};
 use triton_llm::protocol::SamplingParams;
 
 const N_VOCAB: usize = 128_256;
@@ -80,6 +80,27 @@ fn main() {
     }
 }
 
+/// A vocabulary whose tokens have no text, which no case looks at.
+struct Mute;
+
+impl Vocabulary for Mute {
+    fn text(&self, _: Token) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn tokens(&self, _: &[u8]) -> Vec<Token> {
+        Vec::new()
+    }
+}
+
+/// A sampler of a model with some tokens that end an answer.
+fn sampler(params: &SamplingParams, prompt: &[Token]) -> Sampler {
+    let ends = vec![Token(128_001), Token(128_008), Token(128_009)];
+    let factory = SamplerFactory::new(N_VOCAB, ends, Vec::new());
+    let made = factory.sampler(&Mute, params, prompt);
+    made.expect("every rule can be made")
+}
+
 /// A step's time by its number of tokens.
 fn step(change: Change, n_threads: usize) -> [f64; 2] {
     let rows: Vec<_> = (0..N_ROWS as u64)
@@ -87,15 +108,13 @@ fn step(change: Change, n_threads: usize) -> [f64; 2] {
         .collect();
     let mut params = SamplingParams::default();
     change(&mut params);
-    let mut samplers: Vec<_> = (0..N_ROWS)
-        .map(|_| Sampler::new(&params, &[], N_VOCAB))
-        .collect();
+    let mut samplers: Vec<_> = (0..N_ROWS).map(|_| sampler(&params, &[])).collect();
     let mut threads = SamplingThreads::new(n_threads);
     let step = [()];
     let per_step = measure(&step, |()| {
         let mut jobs: Vec<_> = samplers.iter_mut().zip(&rows).collect();
         threads.for_each(&mut jobs, N_ROWS * N_VOCAB, |(sampler, row), buffers| {
-            let token = sampler.sample(row, &[], &[], buffers);
+            let token = sampler.sample(row, buffers);
             black_box(token).expect("the logits are good");
         });
     });
@@ -121,11 +140,10 @@ fn row(seed: u64, spread: f32, peaks: f32) -> Vec<f32> {
 
 fn ours(params: &SamplingParams, rows: &[Vec<f32>]) -> [f64; 2] {
     let prompt: Vec<_> = (0..4000).map(|index| Token(index * 31)).collect();
-    let ends = [Token(128_001), Token(128_008), Token(128_009)];
-    let mut sampler = Sampler::new(params, &prompt, N_VOCAB);
+    let mut sampler = sampler(params, &prompt);
     let mut buffers = Buffers::default();
     measure(rows, |row| {
-        let token = sampler.sample(row, &ends, &[], &mut buffers);
+        let token = sampler.sample(row, &mut buffers);
         black_box(token).expect("the logits are good");
     })
 }

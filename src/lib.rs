@@ -4,6 +4,7 @@
 //! and calls through its C API. ARCHITECTURE.md has the map.
 
 pub mod config;
+pub mod contract;
 mod delivery;
 pub mod engine;
 mod exports;
@@ -11,9 +12,11 @@ mod intake;
 mod json;
 pub mod llama;
 pub mod machine;
+mod metrics;
 mod permit;
 pub mod protocol;
 mod serving;
 pub mod table;
+pub mod tensor;
 mod triton;
 mod worker;

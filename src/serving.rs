@@ -4,10 +4,12 @@
 //! files it names, starts one engine per device, and hands requests to it.
 
 mod demand;
+mod error;
 mod fit;
 mod sizes;
 mod start;
 mod template;
+mod threads;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -16,106 +18,26 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::{self, MAX_TEMPLATE_BYTES, ModelConfig, ModelFileName, Place};
+use crate::config::{self, ModelConfig, ModelFileName, Place};
 use crate::delivery::Delivery;
-use crate::intake::Intake;
+use crate::engine::Stats;
 use crate::llama;
 use crate::machine::{
     self,
     device::{Device, UnusableDevice},
 };
-use crate::protocol::RequestError;
+use crate::metrics;
 use crate::triton::{
     self, Attached, Backend, Code, Error, Instance, InstanceKind, Request, Responder, is_signalled,
     listen_to_signals, panic_text, stop_at_exit,
 };
 
+use error::LoadError;
 use start::Launch;
+use threads::EngineThreads;
 
 /// Held while a model takes memory of GPUs.
 static ON_GPUS: Mutex<()> = Mutex::new(());
-
-/// Why a model cannot be loaded.
-#[derive(Debug, thiserror::Error)]
-enum LoadError {
-    #[error(transparent)]
-    Triton(#[from] Error),
-    #[error(transparent)]
-    Config(#[from] config::ConfigError),
-    #[error("{}'{}' cannot be read: {source}", field.map(|field| format!("{field}: ")).unwrap_or_default(), path.display())]
-    File {
-        /// What names the file, if anything does.
-        field: Option<&'static str>,
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("no *.gguf file in '{}': put one there or set default_model_filename or the parameter 'model_path'", .0.display())]
-    NoModelFile(PathBuf),
-    #[error("{} *.gguf files in '{}': keep one or set default_model_filename or the parameter 'model_path'", files.len(), folder.display())]
-    ManyModelFiles {
-        folder: PathBuf,
-        files: Vec<PathBuf>,
-    },
-    #[error("chat template file '{}' has {n_bytes} bytes: at most {MAX_TEMPLATE_BYTES} are allowed", path.display())]
-    TemplateTooLong { path: PathBuf, n_bytes: u64 },
-    #[error(transparent)]
-    Template(#[from] llama::TemplateError),
-    #[error(transparent)]
-    Weights(#[from] llama::LoadError),
-    #[error("config parameter 'speculative_model': {0}")]
-    DraftModelFile(#[source] llama::LoadError),
-    #[error("config parameter 'speculative_model': {0}")]
-    DraftModel(#[from] llama::DraftModelError),
-    #[error(
-        "config parameter 'speculative_method': must be \"none\" for the architecture of this model, \
-         whose memory cannot be cut back to before a wrong guess"
-    )]
-    Uncut,
-    #[error(transparent)]
-    Trial(#[from] llama::trial::TrialError),
-    #[error(transparent)]
-    Context(#[from] llama::ContextError),
-    #[error(transparent)]
-    Defaults(#[from] RequestError),
-    #[error(
-        "config parameter 'n_ctx' = {n_ctx}: must be at most {max_positions}, the positions that \
-         this model has learned"
-    )]
-    Positions { n_ctx: u32, max_positions: u32 },
-    #[error(transparent)]
-    Fit(#[from] fit::Short),
-    #[error(
-        "n_ctx = {n_ctx} tokens, {n_cells} cells of KV cache in {n_parts} parts (one if 'kv_unified', else one \
-         for each slot), and attention need {needed} bytes: {available} bytes of memory are available"
-    )]
-    KvCache {
-        n_ctx: u32,
-        n_cells: u64,
-        n_parts: u32,
-        needed: u64,
-        available: u64,
-    },
-}
-
-impl From<LoadError> for Error {
-    fn from(error: LoadError) -> Self {
-        let code = match &error {
-            LoadError::Triton(error) => error.code,
-            LoadError::NoModelFile(_) => Code::NotFound,
-            LoadError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                Code::NotFound
-            }
-            LoadError::Context(llama::ContextError::OutOfRange { .. }) => Code::InvalidArg,
-            LoadError::Context(_) => Code::Internal,
-            LoadError::KvCache { .. }
-            | LoadError::Fit(_)
-            | LoadError::Weights(llama::LoadError::Memory { .. })
-            | LoadError::DraftModelFile(llama::LoadError::Memory { .. }) => Code::Unavailable,
-            _ => Code::InvalidArg,
-        };
-        Error::new(code, error.to_string())
-    }
-}
 
 /// Starts what all models share.
 pub(crate) fn initialize(backend: Backend) -> Result<(), Error> {
@@ -167,7 +89,7 @@ pub(crate) fn prefers_gpus() -> bool {
 /// A loaded model: the state that hangs on Triton's.
 struct ServedModel {
     name: String,
-    engines: HashMap<Place, Intake>,
+    engines: HashMap<Place, EngineThreads>,
     /// Instances that the slots were counted for.
     n_instances: usize,
     n_attached: AtomicUsize,
@@ -274,11 +196,12 @@ impl ServedModel {
                 placement: &placement,
             };
             let is_serving = Box::new(model.serving_probe()?);
-            let engine = launch.start(is_serving, &delivery)?;
+            let report = Box::new(reporter(model)?);
+            let engine = launch.start(is_serving, report, &delivery)?;
             for (gpu, n_bytes) in engine.memory {
                 *memory.entry(gpu).or_default() += n_bytes;
             }
-            engines.insert(placement.place, engine.intake);
+            engines.insert(placement.place, engine.threads);
         }
         if let Err(error) = model.report_memory(&memory) {
             log::warn!(
@@ -295,7 +218,7 @@ impl ServedModel {
         })
     }
 
-    fn engine(&self, kind: InstanceKind) -> Result<&Intake, Error> {
+    fn engine(&self, kind: InstanceKind) -> Result<&EngineThreads, Error> {
         let engine = match kind {
             InstanceKind::Cpu => self.engines.get(&Place::Cpu),
             InstanceKind::Gpu(index) => self.engines.get(&Place::Gpu(index)),
@@ -312,6 +235,14 @@ impl ServedModel {
             )
         })
     }
+}
+
+/// Makes what shows an engine's figures in the series of its model.
+fn reporter(model: triton::Model) -> Result<impl FnMut(&Stats) + Send + 'static, Error> {
+    let (name, version) = (model.name()?, model.version()?.to_string());
+    let labels = [("model", name.as_str()), ("version", version.as_str())];
+    let mut series = triton::Series::new(metrics::GAUGES, &labels);
+    Ok(move |stats: &Stats| series.write(metrics::values(stats)))
 }
 
 /// Finds out what is left by the engines that were started since the GPUs were listed.
@@ -405,27 +336,6 @@ fn find_model_file(folder: &Path, named: Option<&ModelFileName>) -> Result<PathB
             files,
         }),
     }
-}
-
-/// Reads the chat template that the configuration names.
-fn read_template(path: &Path) -> Result<String, LoadError> {
-    let unreadable = |source| LoadError::File {
-        field: Some("config parameter 'chat_template_file'"),
-        path: path.to_owned(),
-        source,
-    };
-    // Opening a pipe would wait for its writer.
-    let metadata = fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(unreadable(std::io::Error::other("it is no regular file")));
-    }
-    if metadata.len() > MAX_TEMPLATE_BYTES as u64 {
-        return Err(LoadError::TemplateTooLong {
-            path: path.to_owned(),
-            n_bytes: metadata.len(),
-        });
-    }
-    fs::read_to_string(path).map_err(unreadable)
 }
 
 /// Says whether a file is a shard of a split model other than its first:

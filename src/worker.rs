@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
-use crate::delivery::{End, Outbox};
+use crate::delivery::Outbox;
 use crate::engine::{
-    Drafter, Drafting, Ended, Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, SubmitError,
+    Drafter, Drafting, Event, NewSequence, Plan, Sampled, Scheduler, SequenceId, Stats, SubmitError,
 };
 use crate::llama::{Runner, Sampler};
 use crate::triton::{Code, Error, now_ns, while_running};
@@ -23,9 +23,16 @@ const SERVING_POLL: Duration = Duration::from_millis(100);
 
 /// A request that is ready to run.
 pub(crate) struct Job {
-    pub(crate) sequence: NewSequence,
-    pub(crate) sampler: Sampler,
+    /// One for each of its answers, in their order.
+    pub(crate) sequences: Vec<(NewSequence, Sampler)>,
     pub(crate) outbox: Arc<Outbox>,
+}
+
+/// Where what comes of a sequence goes.
+struct Answering {
+    outbox: Arc<Outbox>,
+    /// Which answer of the request it is.
+    index: usize,
 }
 
 /// What the worker needs of the model: llama.cpp's runner, or a test's.
@@ -67,17 +74,20 @@ pub(crate) struct Worker<R> {
     scheduler: Scheduler,
     runner: R,
     drafter: Option<Box<dyn Drafter>>,
-    live: HashMap<SequenceId, Arc<Outbox>>,
+    live: HashMap<SequenceId, Answering>,
     watch: ServingWatch,
+    report: Box<dyn FnMut(&Stats) + Send>,
 }
 
 impl<R: StepRunner> Worker<R> {
+    /// `is_serving` says whether the server still serves the model; `report` is told how things stand.
     pub(crate) fn new(
         inbox: Receiver<Job>,
         scheduler: Scheduler,
         runner: R,
         drafter: Option<Box<dyn Drafter>>,
         is_serving: Box<dyn Fn() -> bool + Send>,
+        report: Box<dyn FnMut(&Stats) + Send>,
     ) -> Self {
         let watch = ServingWatch {
             is_serving,
@@ -91,6 +101,7 @@ impl<R: StepRunner> Worker<R> {
             drafter,
             live: HashMap::new(),
             watch,
+            report,
         }
     }
 
@@ -102,6 +113,8 @@ impl<R: StepRunner> Worker<R> {
             if self.watch.has_ended(Instant::now()) {
                 self.fail_all("the model is being unloaded or the server is shutting down");
             }
+            // Before a step, too, as that may be long: requests that came wait then.
+            self.report();
             self.step();
         }
         self.fail_all("the model was unloaded");
@@ -117,11 +130,16 @@ impl<R: StepRunner> Worker<R> {
         let plan = self.scheduler.schedule(Instant::now());
         match self.runner.run(&plan) {
             Ok(out) => {
-                for (id, reason) in self.runner.failures() {
-                    self.scheduler.cancel(id);
+                let failures = self.runner.failures();
+                for (id, _) in &failures {
+                    self.scheduler.cancel(*id);
+                }
+                let events = self.scheduler.apply(&out, Instant::now());
+                self.report();
+                for (id, reason) in failures {
                     self.fail(id, Code::Internal, &reason);
                 }
-                for event in self.scheduler.apply(&out, Instant::now()) {
+                for event in events {
                     self.handle(event, planned_ns);
                 }
             }
@@ -130,11 +148,17 @@ impl<R: StepRunner> Worker<R> {
                 if failed.is_empty() {
                     log::error!("a step without sequences failed: {reason}");
                 }
+                self.report();
                 for id in failed {
                     self.fail(id, Code::Internal, &reason);
                 }
             }
         }
+    }
+
+    /// Tells how things stand, before anyone is told of an end: who knows of it is no longer counted.
+    fn report(&mut self) {
+        (self.report)(&self.scheduler.stats());
     }
 
     /// Takes in what has arrived, waiting for it while idle; false once closed.
@@ -155,76 +179,83 @@ impl<R: StepRunner> Worker<R> {
     }
 
     fn admit(&mut self, job: Job) {
-        let Job {
-            sequence,
-            sampler,
-            outbox,
-        } = job;
-        let id = sequence.id;
-        self.runner.open(id, sampler);
-        match self.scheduler.submit(sequence) {
-            Ok(()) => {
-                self.live.insert(id, outbox);
-            }
-            Err(error) => {
-                self.runner.close(id);
-                log::debug!("{}: {error}", outbox.label());
-                outbox.finish(End::Fail(refusal(&error)));
+        let sequences = job.sequences.into_iter().enumerate();
+        for (index, (sequence, sampler)) in sequences {
+            let id = sequence.id;
+            let outbox = Arc::clone(&job.outbox);
+            self.runner.open(id, sampler);
+            self.live.insert(id, Answering { outbox, index });
+            if let Err(error) = self.scheduler.submit(sequence) {
+                let error = refusal(&error);
+                self.fail(id, error.code, &error.message);
             }
         }
     }
 
     fn handle(&mut self, event: Event, planned_ns: u64) {
-        if let Some(outbox) = self.live.get(&event.sequence) {
+        let id = event.sequence;
+        let has_ended = event.end.is_some();
+        if let Some(Answering { outbox, index }) = self.live.get(&id) {
             if event.started {
                 outbox.started(planned_ns);
             }
-            let texts = event.chosen.iter().map(|chosen| &chosen.text);
-            for text in texts.filter(|text| !text.is_empty()) {
-                outbox.push(text);
-            }
+            outbox.push(*index, event.chosen, event.end);
         }
-        if let Some(Ended { reason, usage }) = event.end {
-            self.finish(event.sequence, End::Complete { reason, usage });
+        if has_ended {
+            self.forget(id);
         }
     }
 
     fn drop_cancelled(&mut self) {
         let given_up = self.live.iter();
-        let given_up = given_up.filter_map(|(&id, outbox)| Some((id, outbox.given_up()?)));
-        for (id, error) in given_up.collect::<Vec<_>>() {
-            self.scheduler.cancel(id);
+        let given_up =
+            given_up.filter_map(|(&id, answering)| Some((id, answering.outbox.given_up()?)));
+        let given_up: Vec<_> = given_up.collect();
+        self.fail_each(given_up);
+    }
+
+    fn fail_all(&mut self, reason: &str) {
+        let error = |&id| (id, Error::new(Code::Unavailable, reason));
+        let all = self.live.keys().map(error).collect();
+        self.fail_each(all);
+    }
+
+    fn fail_each(&mut self, sequences: Vec<(SequenceId, Error)>) {
+        if sequences.is_empty() {
+            return;
+        }
+        for (id, _) in &sequences {
+            self.scheduler.cancel(*id);
+        }
+        self.report();
+        for (id, error) in sequences {
             self.fail(id, error.code, &error.message);
         }
     }
 
-    fn fail_all(&mut self, reason: &str) {
-        let ids: Vec<SequenceId> = self.live.keys().copied().collect();
-        for id in ids {
-            self.scheduler.cancel(id);
-            self.fail(id, Code::Unavailable, reason);
-        }
-    }
-
+    /// Fails the request of a sequence; its other ones end as those of a request that was given up.
     fn fail(&mut self, id: SequenceId, code: Code, reason: &str) {
-        if let Some(outbox) = self.live.get(&id) {
-            let label = outbox.label();
-            match code {
-                Code::Cancelled | Code::Unavailable => log::debug!("{label}: {reason}"),
-                _ => log::error!("{label}: {reason}"),
-            }
+        let Some(Answering { outbox, .. }) = self.forget(id) else {
+            return;
+        };
+        if !outbox.fail(Error::new(code, reason)) {
+            return;
         }
-        self.finish(id, End::Fail(Error::new(code, reason)));
+        let label = outbox.label();
+        match code {
+            Code::Cancelled | Code::Unavailable | Code::InvalidArg => {
+                log::debug!("{label}: {reason}");
+            }
+            _ => log::error!("{label}: {reason}"),
+        }
     }
 
-    fn finish(&mut self, id: SequenceId, end: End) {
+    fn forget(&mut self, id: SequenceId) -> Option<Answering> {
         self.runner.close(id);
         if let Some(drafter) = &mut self.drafter {
             drafter.close(id);
         }
-        if let Some(outbox) = self.live.remove(&id) {
-            outbox.finish(end);
-        }
+        self.live.remove(&id)
     }
 }
 

@@ -4,7 +4,7 @@
 //! configuration loads, and then a short request is answered, or what is wrong is named. What would end
 //! the server ends a child of this test instead, which loads a part of them and says which is next.
 
-#[expect(dead_code, reason = "tests/fake_host.rs uses all of it")]
+#[expect(dead_code, reason = "tests/fake_host uses all of it")]
 mod host;
 
 use std::io::{BufRead, BufReader, Read};

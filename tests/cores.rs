@@ -52,7 +52,10 @@ fn n_cpus() -> usize {
 /// Reads a short prompt, then computes token by token.
 fn compute(runner: &mut Runner) {
     let (sequence, slot) = (SequenceId(1), SlotId(0));
-    let sampler = runner.model().sampler(&SamplingParams::default(), &[]);
+    let sampler = runner
+        .model()
+        .sampler(&SamplingParams::default(), &[])
+        .expect("every rule can be made");
     runner.open(sequence, sampler);
     let row = |pos, output| Row {
         sequence,

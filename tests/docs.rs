@@ -94,7 +94,8 @@ fn defaults<T>(table: &Table<T>) -> serde_json::Map<String, serde_json::Value> {
 #[test]
 fn documented_defaults_are_the_defaults() {
     let json = serde_json::Value::Object(defaults(&REQUEST)).to_string();
-    let settings = triton_llm::protocol::defaults(&[], &json).expect("the defaults are in range");
+    let settings = triton_llm::protocol::defaults(Settings::default(), &[], &json)
+        .expect("the defaults are in range");
     assert_eq!(settings.settings, Settings::default());
 
     let mut config = serde_json::json!({"name": "m", "parameters": {}});

@@ -1,22 +1,28 @@
 //! `text_input` read as tables: which texts are messages, which are plain, and what is refused.
 
-use proptest::prelude::*;
-use triton_llm::protocol::{
-    Content, GenerateRequest, ParamValue, Prompt, RawRequest, RequestDefaults, RequestLimits, Role,
-    defaults, parse,
-};
+mod requests;
 
-const LIMITS: RequestLimits = RequestLimits {
-    n_ctx: 4096,
-    max_prompt_bytes: 1 << 20,
-};
+use proptest::prelude::*;
+use triton_llm::contract::ContractError;
+use triton_llm::protocol::{Content, GenerateRequest, Prompt, Role, Settings, defaults};
+use triton_llm::table::Given;
+
+use requests::{LIMITS, RawRequest, ask};
+
+fn parse(
+    raw: RawRequest,
+    defaults: &Settings,
+    strict: bool,
+) -> Result<GenerateRequest, ContractError> {
+    ask(raw, defaults, strict).map(|asked| asked.request)
+}
 
 fn read(elements: Option<Vec<Vec<u8>>>) -> Result<Vec<(Role, String)>, String> {
     let raw = RawRequest {
         text_input: elements,
         ..RawRequest::default()
     };
-    let request = parse(raw, &RequestDefaults::default(), &LIMITS, true);
+    let request = parse(raw, &Settings::default(), true);
     let Prompt::Messages(messages) = request.map_err(|error| error.to_string())?.prompt;
     Ok(messages
         .into_iter()
@@ -302,7 +308,7 @@ fn request(text_input: &str) -> GenerateRequest {
         text_input: Some(vec![text_input.as_bytes().to_vec()]),
         ..RawRequest::default()
     };
-    let request = parse(raw, &RequestDefaults::default(), &LIMITS, true);
+    let request = parse(raw, &Settings::default(), true);
     request.unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -410,12 +416,12 @@ fn garbage() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn value() -> impl Strategy<Value = ParamValue> {
+fn value() -> impl Strategy<Value = Given> {
     prop_oneof![
-        any::<i64>().prop_map(ParamValue::Int),
-        any::<bool>().prop_map(ParamValue::Bool),
-        any::<f64>().prop_map(ParamValue::Double),
-        garbage().prop_map(|b| ParamValue::String(String::from_utf8_lossy(&b).into_owned())),
+        any::<i64>().prop_map(|int| Given::Whole(int.into())),
+        any::<bool>().prop_map(Given::Flag),
+        any::<f64>().prop_map(Given::Number),
+        garbage().prop_map(|b| Given::Text(String::from_utf8_lossy(&b).into_owned())),
     ]
 }
 
@@ -449,23 +455,23 @@ proptest! {
         parameters in prop::collection::vec((name(), value()), 0..4),
         strict in any::<bool>(),
     ) {
-        let _ = defaults(&[], &String::from_utf8_lossy(&json.clone().unwrap_or_default().concat()));
+        let _ = defaults(Settings::default(), &[], &String::from_utf8_lossy(&json.clone().unwrap_or_default().concat()));
         let raw = RawRequest {
             text_input: texts, sampling_parameters: json, parameters_input: None, stop, parameters,
         };
-        match parse(raw, &RequestDefaults::default(), &LIMITS, strict) {
+        match parse(raw, &Settings::default(), strict) {
             Err(error) => prop_assert!(error.to_string().len() < 1024),
             Ok(request) => {
                 let Prompt::Messages(messages) = &request.prompt;
                 prop_assert!(!messages.is_empty());
-                let sampling = &request.sampling;
-                prop_assert!(request.max_tokens.is_none_or(|n| (1..=LIMITS.n_ctx).contains(&n)));
-                prop_assert!(sampling.min_tokens <= request.max_tokens.unwrap_or(LIMITS.n_ctx));
+                let sampling = &request.settings.sampling;
+                prop_assert!(request.settings.max_tokens.is_none_or(|n| (1..=LIMITS.n_ctx).contains(&n)));
+                prop_assert!(sampling.min_tokens <= request.settings.max_tokens.unwrap_or(LIMITS.n_ctx));
                 prop_assert!(sampling.temperature == 0.0 || (0.01..=100.0).contains(&sampling.temperature));
                 prop_assert!(sampling.top_p > 0.0 && sampling.top_p <= 1.0);
                 prop_assert!((0.01..=10.0).contains(&sampling.repetition_penalty));
-                prop_assert!(request.stop.len() <= 32);
-                prop_assert!(request.stop.iter().all(|stop| (1..=1024).contains(&stop.len())));
+                prop_assert!(request.settings.stop.len() <= 32);
+                prop_assert!(request.settings.stop.iter().all(|stop| (1..=1024).contains(&stop.len())));
             }
         }
     }

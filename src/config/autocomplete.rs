@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::ConfigError;
 use super::raw::RawConfig;
-use super::tensors::{self, INPUTS, OUTPUTS, PARAMETERS, Tensor};
+use super::{CONTRACT, tensors};
+use crate::contract::Declared;
 
 /// A completed configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,35 +21,35 @@ pub struct Completed {
     pub notes: Vec<String>,
 }
 
-/// Adds what is missing, drops a declared `parameters` input and makes the model decoupled.
+/// Adds what is missing, drops inputs that are better not declared and makes the model decoupled.
 pub fn autocomplete(config_json: &str) -> Result<Completed, ConfigError> {
     let raw = RawConfig::read(config_json)?;
-    tensors::check_declared(&raw)?;
+    tensors::check_declared(CONTRACT, &raw)?;
 
     let mut config: Map<String, Value> = serde_json::from_str(config_json)?;
     let mut notes = Vec::new();
     let mut changed = false;
 
-    if raw.declares_input(PARAMETERS) {
+    for name in tensors::unwanted(CONTRACT, &raw) {
         if let Some(Value::Array(inputs)) = config.get_mut("input") {
-            inputs.retain(|input| input["name"] != PARAMETERS);
+            inputs.retain(|input| input["name"] != name);
         }
         changed = true;
         notes.push(format!(
-            "input '{PARAMETERS}' is left out of the model: with it Triton's generate endpoints \
-             refuse every request whose body has a '{PARAMETERS}' key; request parameters arrive \
+            "input '{name}' is left out of the model: with it Triton's generate endpoints \
+             refuse every request whose body has a '{name}' key; request parameters arrive \
              without it"
         ));
     }
     changed |= add(
         &mut config,
         "input",
-        tensors::missing(INPUTS, &raw.input).collect(),
+        tensors::missing(CONTRACT.inputs, &raw.input).collect(),
     );
     changed |= add(
         &mut config,
         "output",
-        tensors::missing(OUTPUTS, &raw.output).collect(),
+        tensors::missing(CONTRACT.outputs, &raw.output).collect(),
     );
     if !raw.is_decoupled() {
         // Absent is the usual case; false written out is a wish that we do not follow.
@@ -71,11 +72,11 @@ pub fn autocomplete(config_json: &str) -> Result<Completed, ConfigError> {
 }
 
 /// Appends declarations to a list of the configuration; true if there were any.
-fn add(config: &mut Map<String, Value>, list: &str, tensors: Vec<&Tensor>) -> bool {
-    if tensors.is_empty() {
+fn add(config: &mut Map<String, Value>, list: &str, missing: Vec<&Declared>) -> bool {
+    if missing.is_empty() {
         return false;
     }
-    let declarations = tensors.iter().map(|tensor| tensor.declaration());
+    let declarations = missing.into_iter().map(tensors::declaration);
     match config.get_mut(list) {
         Some(Value::Array(declared)) => declared.extend(declarations),
         _ => {

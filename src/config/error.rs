@@ -25,10 +25,11 @@ pub enum ConfigError {
         direction: &'static str,
         name: String,
     },
-    #[error("{direction} '{name}': data_type = {found}: must be TYPE_STRING")]
+    #[error("{direction} '{name}': data_type = {found}: must be {expected}")]
     TensorType {
         direction: &'static str,
         name: String,
+        expected: &'static str,
         found: String,
     },
     #[error("{direction} '{name}': dims = {found:?}: must be [1] or [-1]")]

@@ -28,12 +28,18 @@ pub use values::{
     SpeculativeMethod, SplitMode, TensorOverride, TensorSplit, is_of_experts,
 };
 
+use crate::contract::{CHAT, Contract};
 use raw::RawConfig;
+
+/// How the clients of every model speak.
+const CONTRACT: &Contract = &CHAT;
 
 /// A model configuration that has been checked as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     pub name: String,
+    /// How the model's clients speak.
+    pub contract: &'static Contract,
     /// 0 where requests have no batch dimension.
     pub max_batch_size: u32,
     /// Whether the model may answer a request with several responses.
@@ -65,16 +71,15 @@ pub fn parse(
     auto_complete: bool,
 ) -> Result<(ModelConfig, Vec<String>), ConfigError> {
     let raw = RawConfig::read(config_json)?;
-    tensors::check_declared(&raw)?;
+    tensors::check_declared(CONTRACT, &raw)?;
     let mut notes = raw.notes.clone();
     if !auto_complete {
-        tensors::check_complete(&raw)?;
+        tensors::check_complete(CONTRACT, &raw)?;
         if !raw.is_decoupled() {
             return Err(ConfigError::NotDecoupled);
         }
-        if raw.declares_input(tensors::PARAMETERS) {
-            notes.push(tensors::parameters_advice());
-        }
+        let unwanted = tensors::unwanted(CONTRACT, &raw).into_iter();
+        notes.extend(unwanted.map(tensors::unwanted_advice));
     }
     let instance_groups = raw.instance_groups()?;
     let n_instances = raw::n_instances(&instance_groups);
@@ -84,6 +89,7 @@ pub fn parse(
         max_batch_size: raw.max_batch_size()?,
         decoupled: raw.is_decoupled(),
         name: raw.name,
+        contract: CONTRACT,
         instance_groups,
         n_instances,
         model_file,

@@ -55,7 +55,7 @@ pub struct Parameters {
     pub enable_prefix_caching: bool,
     /// Host memory for what ended requests leave in the KV cache; `None` is without a limit.
     pub cache_ram_mib: Option<u32>,
-    /// How long a step may take that reads prompts while answers are generated.
+    /// How long a step that reads prompts may take while answers are generated.
     pub target_itl_ms: u32,
     /// Who drafts tokens for the model to verify.
     pub speculative_method: SpeculativeMethod,
@@ -167,7 +167,7 @@ impl Parameters {
         }
     }
 
-    /// The slots of so many instances, checked against llama.cpp's limit, the step's size and the context.
+    /// The slots of `n_instances` instances, checked against llama.cpp's limit, the step's size and the context.
     pub(crate) fn n_slots(&self, n_instances: usize) -> Result<usize, ConfigError> {
         let n_parallel = match (self.n_parallel, self.n_ctx) {
             (0, 0) => AUTOMATIC_N_PARALLEL,

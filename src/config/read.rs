@@ -11,7 +11,7 @@ use super::parameters::Parameters;
 use super::raw::RawParameter;
 use super::table::{TABLE, Written};
 use super::values::{FlashAttention, SpeculativeMethod};
-use crate::protocol::defaults;
+use crate::protocol::{Settings, defaults};
 use crate::table::{Given, Rules};
 
 /// Names that Triton's core reads from the same map.
@@ -49,7 +49,7 @@ impl Parameters {
         }
         if let Some(json) = written.sampling_json {
             // Checked here; read once more when the defaults of the model's file are known.
-            defaults(&[], &json).map_err(ConfigError::Defaults)?;
+            defaults(Settings::default(), &[], &json).map_err(ConfigError::Defaults)?;
             parameters.sampling_parameters = json;
         }
         if parameters.chat_template.is_some() && parameters.chat_template_file.is_some() {

@@ -1,4 +1,4 @@
-//! The inputs and outputs that a model has: one row each.
+//! The inputs and outputs that a configuration declares, against those of its contract.
 //!
 //! Used by `parse` and `autocomplete` on the model-initialize thread to check
 //! what is declared and to add what is not. Knows nothing of their contents.
@@ -7,92 +7,54 @@ use serde_json::{Value, json};
 
 use super::ConfigError;
 use super::raw::{RawConfig, RawTensor};
+use crate::contract::{Contract, Declared, Presence};
 
-/// An input or output; all carry TYPE_STRING.
-pub(crate) struct Tensor {
-    pub(crate) name: &'static str,
-    dim: i64,
-    /// Whether a model cannot work without it.
-    required: bool,
-    /// Whether auto-complete declares it.
-    added: bool,
-}
-
-/// The input that some configurations declare and Triton's generate endpoints trip over.
-pub(crate) const PARAMETERS: &str = "parameters";
-
-pub(crate) const INPUTS: &[Tensor] = &[
-    Tensor {
-        name: "text_input",
-        dim: 1,
-        required: true,
-        added: true,
-    },
-    Tensor {
-        name: "sampling_parameters",
-        dim: 1,
-        required: false,
-        added: true,
-    },
-    Tensor {
-        name: "stop",
-        dim: -1,
-        required: false,
-        added: true,
-    },
-    Tensor {
-        name: PARAMETERS,
-        dim: 1,
-        required: false,
-        added: false,
-    },
-];
-
-pub(crate) const OUTPUTS: &[Tensor] = &[Tensor {
-    name: "text_output",
-    dim: 1,
-    required: true,
-    added: true,
-}];
-
-impl Tensor {
-    /// The declaration in Triton's JSON.
-    pub(crate) fn declaration(&self) -> Value {
-        let mut tensor = json!({
-            "name": self.name,
-            "data_type": "TYPE_STRING",
-            "dims": [self.dim],
-        });
-        if !self.required {
-            tensor["optional"] = Value::Bool(true);
-        }
-        tensor
+/// The declaration in Triton's JSON.
+pub(crate) fn declaration(tensor: &Declared) -> Value {
+    let mut declaration = json!({
+        "name": tensor.name,
+        "data_type": tensor.datatype.config_name(),
+        "dims": [tensor.dim],
+    });
+    if tensor.presence != Presence::Required {
+        declaration["optional"] = Value::Bool(true);
     }
+    declaration
 }
 
 /// Those of `known` that auto-complete has to add to `declared`.
 pub(crate) fn missing<'a>(
-    known: &'a [Tensor],
+    known: &'a [Declared],
     declared: &'a [RawTensor],
-) -> impl Iterator<Item = &'a Tensor> {
-    known
-        .iter()
-        .filter(|tensor| tensor.added && !declared.iter().any(|found| found.name == tensor.name))
+) -> impl Iterator<Item = &'a Declared> {
+    known.iter().filter(|tensor| {
+        let is_wanted = tensor.presence != Presence::Unwanted;
+        is_wanted && !declared.iter().any(|found| found.name == tensor.name)
+    })
+}
+
+/// The inputs that a configuration declares and had better not.
+pub(crate) fn unwanted(contract: &Contract, raw: &RawConfig) -> Vec<&'static str> {
+    let unwanted = contract.inputs.iter();
+    let unwanted = unwanted.filter(|input| input.presence == Presence::Unwanted);
+    let names = unwanted.map(|input| input.name);
+    names.filter(|name| raw.declares_input(name)).collect()
 }
 
 /// Checks whatever is declared: name, type, shape.
-pub(crate) fn check_declared(raw: &RawConfig) -> Result<(), ConfigError> {
-    check_direction("input", INPUTS, &raw.input)?;
-    check_direction("output", OUTPUTS, &raw.output)
+pub(crate) fn check_declared(contract: &Contract, raw: &RawConfig) -> Result<(), ConfigError> {
+    check_direction("input", contract.inputs, &raw.input)?;
+    check_direction("output", contract.outputs, &raw.output)
 }
 
 /// Checks that nothing needed is missing, where auto-complete is off.
-pub(crate) fn check_complete(raw: &RawConfig) -> Result<(), ConfigError> {
+pub(crate) fn check_complete(contract: &Contract, raw: &RawConfig) -> Result<(), ConfigError> {
     for (direction, known, declared) in [
-        ("input", INPUTS, &raw.input),
-        ("output", OUTPUTS, &raw.output),
+        ("input", contract.inputs, &raw.input),
+        ("output", contract.outputs, &raw.output),
     ] {
-        if let Some(tensor) = missing(known, declared).find(|tensor| tensor.required) {
+        let mut missing = missing(known, declared);
+        if let Some(tensor) = missing.find(|tensor| tensor.presence == Presence::Required) {
             return Err(ConfigError::MissingTensor {
                 direction,
                 name: tensor.name,
@@ -103,18 +65,18 @@ pub(crate) fn check_complete(raw: &RawConfig) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// What to say about a declared `parameters` input that cannot be dropped.
-pub(crate) fn parameters_advice() -> String {
+/// What to say about an unwanted input that cannot be dropped.
+pub(crate) fn unwanted_advice(name: &str) -> String {
     format!(
-        "input '{PARAMETERS}' is declared and auto-complete is off: Triton's generate endpoints \
-         refuse every request whose body has a '{PARAMETERS}' key; remove this input from \
+        "input '{name}' is declared and auto-complete is off: Triton's generate endpoints \
+         refuse every request whose body has a '{name}' key; remove this input from \
          config.pbtxt, request parameters arrive without it"
     )
 }
 
 fn check_direction(
     direction: &'static str,
-    known: &[Tensor],
+    known: &[Declared],
     declared: &[RawTensor],
 ) -> Result<(), ConfigError> {
     for (index, tensor) in declared.iter().enumerate() {
@@ -126,21 +88,23 @@ fn check_direction(
                 name,
             });
         }
-        if !known.iter().any(|row| row.name == name) {
+        let Some(row) = known.iter().find(|row| row.name == name) else {
             let known: Vec<_> = known.iter().map(|row| row.name).collect();
             return Err(ConfigError::UnknownTensor {
                 direction,
                 name,
                 known: known.join(", "),
             });
-        }
+        };
         if declared[..index].iter().any(|other| other.name == name) {
             return Err(ConfigError::RepeatedTensor { direction, name });
         }
-        if tensor.data_type != "TYPE_STRING" {
+        let expected = row.datatype.config_name();
+        if tensor.data_type != expected {
             return Err(ConfigError::TensorType {
                 direction,
                 name,
+                expected,
                 found: tensor.data_type.clone(),
             });
         }

@@ -6,60 +6,68 @@ use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use super::Outbox;
-
 /// Outboxes, ordered by when an outbox may send next.
 ///
 /// An outbox is in it at most once, so it never holds more than there are
 /// requests in flight. Also knows all that are open, by their addresses.
-#[derive(Default)]
-pub(super) struct Queue {
-    state: Mutex<QueueState>,
+pub(super) struct Queue<Outbox> {
+    state: Mutex<QueueState<Outbox>>,
     changed: Condvar,
 }
 
-#[derive(Default)]
-struct QueueState {
-    heap: BinaryHeap<Reverse<Entry>>,
+struct QueueState<Outbox> {
+    heap: BinaryHeap<Reverse<Entry<Outbox>>>,
     open: HashMap<usize, Weak<Outbox>>,
     n_pushed: u64,
     is_closed: bool,
 }
 
 /// What the delivery thread does next.
-pub(super) enum Next {
+pub(super) enum Next<Outbox> {
     Send(Arc<Outbox>),
     /// See whether one of these is cancelled.
     Look(Vec<Arc<Outbox>>),
 }
 
-struct Entry {
+struct Entry<Outbox> {
     due: Instant,
     order: u64,
     outbox: Arc<Outbox>,
 }
 
-impl PartialEq for Entry {
+impl<Outbox> PartialEq for Entry<Outbox> {
     fn eq(&self, other: &Self) -> bool {
         (self.due, self.order) == (other.due, other.order)
     }
 }
 
-impl Eq for Entry {}
+impl<Outbox> Eq for Entry<Outbox> {}
 
-impl PartialOrd for Entry {
+impl<Outbox> PartialOrd for Entry<Outbox> {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Entry {
+impl<Outbox> Ord for Entry<Outbox> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.due, self.order).cmp(&(other.due, other.order))
     }
 }
 
-impl Queue {
+impl<Outbox> Queue<Outbox> {
+    pub(super) fn new() -> Self {
+        Self {
+            state: Mutex::new(QueueState {
+                heap: BinaryHeap::new(),
+                open: HashMap::new(),
+                n_pushed: 0,
+                is_closed: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
     pub(super) fn push(&self, due: Instant, outbox: Arc<Outbox>) {
         let mut state = self.lock();
         state.n_pushed += 1;
@@ -83,7 +91,7 @@ impl Queue {
 
     /// Waits for the next outbox that may send, until `look` at the latest; `None` once closed
     /// and empty.
-    pub(super) fn pop(&self, look: Instant) -> Option<Next> {
+    pub(super) fn pop(&self, look: Instant) -> Option<Next<Outbox>> {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
@@ -121,7 +129,7 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
+    fn lock(&self) -> MutexGuard<'_, QueueState<Outbox>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

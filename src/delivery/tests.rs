@@ -1,12 +1,19 @@
 //! Tests of the delivery with wires that only keep a record.
 
+mod answers;
 mod front_end;
+mod pieces;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
+use super::outbox::{GIVEN_UP, GONE, STREAM_GAP};
 use super::pacer::{BURST, RATE};
 use super::*;
-use crate::triton::Code;
+use crate::contract::{AnswerPart, Writer};
+use crate::engine::{Chosen, Ended, FinishReason, Token, Usage};
+use crate::permit::Permit;
+use crate::tensor::Tensor;
+use crate::triton::{Code, Error, Times};
 
 /// Longer than any test waits on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,24 +49,25 @@ impl FakeWire {
 }
 
 impl Wire for FakeWire {
-    fn send(&mut self, text: &str) -> Result<(), Error> {
+    fn send(&mut self, tensors: &[Tensor]) -> Result<(), Error> {
+        let text = text_of(tensors);
         self.n_sent += 1;
         match self.fault {
             Fault::Refuse(n) if self.n_sent == n => {
                 return Err(Error::new(Code::Unavailable, "refused"));
             }
             Fault::Panic(n) if self.n_sent == n => panic!("the test asked for it"),
-            _ if text.starts_with(r#"{"type":"error""#) => {
-                self.note(Sent::ErrorChunk(content(text)))
-            }
-            _ => self.note(Sent::Chunk(content(text))),
+            _ => match text.strip_prefix(FakeWriter::ERROR) {
+                Some(message) => self.note(Sent::ErrorChunk(message.to_owned())),
+                None => self.note(Sent::Chunk(text)),
+            },
         }
         Ok(())
     }
 
-    fn complete(&mut self, text: &str, _: Times) {
+    fn complete(&mut self, tensors: &[Tensor], _: Times) {
         self.is_finished = true;
-        self.note(Sent::Complete(content(text)));
+        self.note(Sent::Complete(text_of(tensors)));
     }
 
     fn fail(&mut self, error: &Error, _: Times) {
@@ -76,10 +84,40 @@ impl Drop for FakeWire {
     }
 }
 
-/// The text that a reply carries.
-fn content(reply: &str) -> String {
-    let reply: serde_json::Value = serde_json::from_str(reply).expect("replies are JSON");
-    reply["content"].as_str().unwrap_or_default().to_owned()
+/// Writes the texts of answers one behind the other, those after the first with their number in front.
+struct FakeWriter;
+
+impl FakeWriter {
+    const ERROR: &str = "error: ";
+
+    fn write(parts: &[AnswerPart]) -> Vec<Tensor> {
+        let texts = parts.iter().map(|part| match part.index {
+            0 => part.text(),
+            index => format!("{index}:{}", part.text()),
+        });
+        vec![Tensor::text("text", texts.collect())]
+    }
+}
+
+impl Writer for FakeWriter {
+    fn chunk(&mut self, parts: &[AnswerPart]) -> Vec<Tensor> {
+        Self::write(parts)
+    }
+
+    fn complete(&mut self, parts: &[AnswerPart], _: &[Ended]) -> Vec<Tensor> {
+        Self::write(parts)
+    }
+
+    fn error(&mut self, message: &str) -> Vec<Tensor> {
+        vec![Tensor::text("text", format!("{}{message}", Self::ERROR))]
+    }
+}
+
+fn text_of(tensors: &[Tensor]) -> String {
+    match tensors {
+        [tensor] => tensor.clone().into_text().expect("one text"),
+        _ => panic!("{tensors:?}"),
+    }
 }
 
 /// A request and the record of its wire.
@@ -98,15 +136,19 @@ impl Stream {
     }
 
     fn sharing(delivery: &Delivery, stream: Option<usize>, fault: Fault, is_gone: bool) -> Self {
-        Self::through(delivery, stream, is_gone, |mut wire| {
+        Self::through(delivery, (stream, 1), is_gone, |mut wire| {
             wire.fault = fault;
             Box::new(wire)
         })
     }
 
+    fn of_answers(delivery: &Delivery, stream: Option<usize>, n_answers: usize) -> Self {
+        Self::through(delivery, (stream, n_answers), false, |wire| Box::new(wire))
+    }
+
     fn through(
         delivery: &Delivery,
-        stream: Option<usize>,
+        (stream, n_answers): (Option<usize>, usize),
         is_gone: bool,
         wire_of: impl FnOnce(FakeWire) -> Box<dyn Wire>,
     ) -> Self {
@@ -117,27 +159,44 @@ impl Stream {
             n_sent: 0,
             is_finished: false,
         };
-        let outbox = Outbox::new(
-            delivery,
-            wire_of(wire),
-            Box::new(move || is_gone),
+        let outbox = delivery.open(NewRequest {
+            wire: wire_of(wire),
+            writer: Box::new(FakeWriter),
+            is_cancelled: Box::new(move || is_gone),
+            n_answers,
             stream,
-            Arrival {
+            arrival: Arrival {
                 at: Instant::now(),
                 timeout: None,
             },
-            "a test".to_owned(),
-            Permit::take(&Arc::default(), 1).expect("a free place"),
-        );
+            label: "a test".to_owned(),
+            permit: Permit::take(&Arc::default(), 1).expect("a free place"),
+        });
         Self { outbox, record }
     }
 
+    fn push(&self, text: &str) {
+        self.push_to(0, text);
+    }
+
+    fn push_to(&self, index: usize, text: &str) {
+        let chosen = Chosen {
+            token: Token(0),
+            text: text.to_owned(),
+        };
+        self.outbox.push(index, vec![chosen], None);
+    }
+
     fn complete(&self) {
-        let usage = Usage::default();
-        self.outbox.finish(End::Complete {
+        self.end_answer(0);
+    }
+
+    fn end_answer(&self, index: usize) {
+        let end = Ended {
             reason: FinishReason::Stop,
-            usage,
-        });
+            usage: Usage::default(),
+        };
+        self.outbox.push(index, Vec::new(), Some(end));
     }
 
     fn next(&self) -> Sent {
@@ -203,63 +262,13 @@ fn text_faster_than_the_gap_shares_responses() {
     let mut expected = String::new();
     for number in 0..5_000 {
         let piece = format!("{number} ");
-        stream.outbox.push(&piece);
+        stream.push(&piece);
         expected.push_str(&piece);
     }
     stream.complete();
     let sent = stream.end();
     assert_eq!(text_in_order(&sent), expected);
     assert!(sent.len() < 2_000, "{} responses", sent.len());
-}
-
-/// Texts of a stream whose pieces all come at once.
-fn burst(stream: Stream, n_pieces: usize) -> Vec<String> {
-    for number in 0..n_pieces {
-        stream.outbox.push(&number.to_string());
-    }
-    stream.complete();
-    let mut texts = stream.sent().into_iter().map(|sent| match sent {
-        Sent::Chunk(text) => text,
-        Sent::Complete(_) => String::new(),
-        other => panic!("{other:?}"),
-    });
-    let texts: Vec<_> = texts.by_ref().collect();
-    assert_eq!(texts.last().map(String::as_str), Some(""));
-    texts[..texts.len() - 1].to_vec()
-}
-
-#[test]
-fn each_piece_is_a_response_of_its_own() {
-    // Where this thread is not run for longer than a stream may lag, it is asked again.
-    let is_each = || {
-        let delivery = start();
-        let stream = Stream::new(&delivery, true, Fault::None);
-        burst(stream, 20) == (0..20).map(|number| number.to_string()).collect::<Vec<_>>()
-    };
-    assert!((0..10).any(|_| is_each()));
-}
-
-#[test]
-fn an_interval_joins_pieces() {
-    let is_joined = || {
-        let delivery = start();
-        let stream = Stream::sharing(&delivery, Some(4), Fault::None, false);
-        burst(stream, 10) == ["0", "1234", "5678", "9"]
-    };
-    assert!((0..10).any(|_| is_joined()));
-    // What is not enough for a response waits for more.
-    let delivery = start();
-    let stream = Stream::sharing(&delivery, Some(3), Fault::None, false);
-    stream.outbox.push("a");
-    assert_eq!(stream.next(), chunk("a"));
-    stream.outbox.push("b");
-    stream.outbox.push("c");
-    let more = stream.record.recv_timeout(STREAM_GAP * 20);
-    assert_eq!(more.err(), Some(RecvTimeoutError::Timeout));
-    stream.outbox.push("d");
-    assert_eq!(stream.next(), chunk("bcd"));
-    stream.complete();
-    assert_eq!(stream.sent(), [complete("")]);
 }
 
 #[test]
@@ -272,7 +281,7 @@ fn many_streams_stay_within_the_rate_over_all() {
     let before = Instant::now();
     while before.elapsed() < Duration::from_millis(200) {
         for stream in &streams {
-            stream.outbox.push("x");
+            stream.push("x");
         }
         thread::sleep(Duration::from_micros(200));
     }
@@ -299,7 +308,7 @@ fn a_request_that_does_not_stream_gets_one_response() {
     let delivery = start();
     let stream = Stream::new(&delivery, false, Fault::None);
     for piece in ["one", " ", "response"] {
-        stream.outbox.push(piece);
+        stream.push(piece);
         thread::sleep(STREAM_GAP * 2);
     }
     stream.complete();
@@ -310,7 +319,7 @@ fn a_request_that_does_not_stream_gets_one_response() {
 fn text_that_comes_with_the_end_is_a_chunk_of_its_own() {
     let delivery = start();
     let stream = Stream::new(&delivery, true, Fault::None);
-    stream.outbox.push("all at once");
+    stream.push("all at once");
     stream.complete();
     assert_eq!(stream.sent(), [chunk("all at once"), complete("")]);
 }
@@ -321,8 +330,8 @@ fn only_the_first_end_counts() {
     let stream = Stream::new(&delivery, true, Fault::None);
     stream.complete();
     let late = Error::new(Code::Cancelled, "late");
-    stream.outbox.finish(End::Fail(late));
-    stream.outbox.push("later still");
+    stream.outbox.fail(late);
+    stream.push("later still");
     assert_eq!(stream.sent(), [complete("")]);
 }
 
@@ -330,9 +339,9 @@ fn only_the_first_end_counts() {
 fn an_error_follows_the_text_before_it() {
     let delivery = start();
     let stream = Stream::new(&delivery, true, Fault::None);
-    stream.outbox.push("so far");
+    stream.push("so far");
     let error = Error::new(Code::Internal, "broken");
-    stream.outbox.finish(End::Fail(error));
+    stream.outbox.fail(error);
     assert_eq!(
         stream.sent(),
         [
@@ -349,12 +358,12 @@ fn a_response_that_cannot_be_sent_ends_the_stream_without_a_hole() {
     // Several, as it takes text between the failure and the end to make a hole.
     for _ in 0..20 {
         let stream = Stream::new(&delivery, true, Fault::Refuse(2));
-        stream.outbox.push("a");
+        stream.push("a");
         assert_eq!(stream.next(), chunk("a"));
         assert!(stream.outbox.given_up().is_none());
         // The engine knows nothing of it yet and goes on for a while.
         let end = loop {
-            stream.outbox.push("b");
+            stream.push("b");
             if let Ok((_, sent)) = stream.record.try_recv() {
                 break sent;
             }
@@ -372,17 +381,17 @@ fn a_wire_that_panics_fails_its_own_request_only() {
     let delivery = start();
     let neighbour = Stream::new(&delivery, true, Fault::None);
     let stream = Stream::new(&delivery, true, Fault::Panic(1));
-    stream.outbox.push("a");
+    stream.push("a");
     assert_eq!(stream.next(), failed(Code::Internal, "dropped"));
     let deadline = Instant::now() + PATIENCE;
     while stream.outbox.given_up().is_none() {
         assert!(Instant::now() < deadline, "the engine is not told");
         thread::sleep(STREAM_GAP);
     }
-    stream.outbox.push("b");
+    stream.push("b");
     stream.complete();
     assert_eq!(stream.sent(), []);
-    neighbour.outbox.push("a");
+    neighbour.push("a");
     neighbour.complete();
     assert_eq!(neighbour.sent(), [chunk("a"), complete("")]);
 }
@@ -391,7 +400,7 @@ fn a_wire_that_panics_fails_its_own_request_only() {
 fn a_request_given_up_without_an_end_is_failed() {
     let delivery = start();
     let stream = Stream::new(&delivery, true, Fault::None);
-    stream.outbox.push("a");
+    stream.push("a");
     assert_eq!(
         stream.sent(),
         [
@@ -407,7 +416,7 @@ fn what_is_pending_goes_out_before_the_thread_ends() {
     let delivery = start();
     let stream = Stream::new(&delivery, true, Fault::None);
     for number in 0..10 {
-        stream.outbox.push(&number.to_string());
+        stream.push(&number.to_string());
     }
     stream.complete();
     drop(delivery);
@@ -443,7 +452,7 @@ fn while_the_server_stops_streams_of_clients_that_are_gone_end_without_the_engin
     let check = |is_stopping: bool, is_gone: bool, expected: Option<Sent>| {
         let delivery = Delivery::start(move || is_stopping).expect("a thread");
         let stream = Stream::of_client(&delivery, true, Fault::None, is_gone);
-        stream.outbox.push("a");
+        stream.push("a");
         assert_eq!(stream.next(), Sent::Chunk("a".to_owned()));
         let case = format!("stopping: {is_stopping}, gone: {is_gone}");
         match expected {
@@ -457,7 +466,7 @@ fn while_the_server_stops_streams_of_clients_that_are_gone_end_without_the_engin
             }
         }
         // What the engine says of it later changes nothing.
-        stream.outbox.push("b");
+        stream.push("b");
         stream.complete();
         let n_more = if is_gone && is_stopping { 0 } else { 2 };
         assert_eq!(stream.end().len(), n_more, "{case}");

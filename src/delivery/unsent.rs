@@ -1,16 +1,18 @@
-//! Text that waits to be sent, and how much of it the next response takes.
+//! What of an answer waits to be sent, and how much of it the next response takes.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::engine::Chosen;
+
 /// How far a stream may lag behind its text before what has gathered shares a response.
 const MAX_LAG: Duration = Duration::from_millis(50);
 
-/// The text of one request that is not sent yet, in pieces of one token each.
+/// What was chosen for one answer and is not sent yet, in pieces: a token with a text, and those without before it.
 pub(super) struct Unsent {
-    text: String,
-    /// Bytes of each piece, and when it came.
-    pieces: VecDeque<(usize, Instant)>,
+    /// With when each came.
+    chosen: VecDeque<(Chosen, Instant)>,
+    n_pieces: usize,
     /// Pieces of a response after the first one, which has one; at least 1.
     interval: usize,
     has_begun: bool,
@@ -19,63 +21,82 @@ pub(super) struct Unsent {
 impl Unsent {
     pub(super) fn new(interval: usize) -> Self {
         Self {
-            text: String::new(),
-            pieces: VecDeque::new(),
+            chosen: VecDeque::new(),
+            n_pieces: 0,
             interval: interval.max(1),
             has_begun: false,
         }
     }
 
-    pub(super) fn push(&mut self, text: &str, now: Instant) {
-        self.text.push_str(text);
-        self.pieces.push_back((text.len(), now));
+    pub(super) fn push(&mut self, chosen: Vec<Chosen>, now: Instant) {
+        self.n_pieces += chosen.iter().filter(|chosen| has_text(chosen)).count();
+        self.chosen
+            .extend(chosen.into_iter().map(|chosen| (chosen, now)));
     }
 
-    /// Whether there is text for a response.
-    pub(super) fn is_ready(&self) -> bool {
-        self.pieces.len() >= self.n_next()
+    /// Whether there is text for a response; `is_over` says that no more comes, so that what is left is enough.
+    pub(super) fn is_ready(&self, is_over: bool) -> bool {
+        self.n_pieces >= self.n_next(is_over).max(1)
     }
 
-    /// Takes the text of the next response; `is_over` says that no more comes, so that what is left is enough.
-    pub(super) fn next(&mut self, now: Instant, is_over: bool) -> String {
-        let n = self.n_next();
-        let n = match is_over {
-            true => n.min(self.pieces.len()),
-            false => n,
-        };
+    /// Takes the pieces of the next response.
+    pub(super) fn next(&mut self, now: Instant, is_over: bool) -> Vec<Chosen> {
+        let n_next = self.n_next(is_over);
         // What is waited for is no lag.
-        let last = n.checked_sub(1).and_then(|last| self.pieces.get(last));
-        let Some(&(_, ready)) = last else {
-            return String::new();
+        let texts = self.chosen.iter().enumerate();
+        let mut texts = texts.filter(|(_, (chosen, _))| has_text(chosen));
+        let last = n_next.checked_sub(1).and_then(|n| texts.nth(n));
+        let Some((index, &(_, ready))) = last else {
+            return Vec::new();
         };
         self.has_begun = true;
         if now.saturating_duration_since(ready) > MAX_LAG {
             return self.all();
         }
-        let n_bytes = self.pieces.drain(..n).map(|(n_bytes, _)| n_bytes).sum();
-        let rest = self.text.split_off(n_bytes);
-        std::mem::replace(&mut self.text, rest)
+        self.n_pieces -= n_next;
+        let taken = self.chosen.drain(..=index);
+        taken.map(|(chosen, _)| chosen).collect()
     }
 
     /// Takes all of it.
-    pub(super) fn all(&mut self) -> String {
-        self.pieces.clear();
-        std::mem::take(&mut self.text)
+    pub(super) fn all(&mut self) -> Vec<Chosen> {
+        self.n_pieces = 0;
+        let taken = self.chosen.drain(..);
+        taken.map(|(chosen, _)| chosen).collect()
     }
 
-    fn n_next(&self) -> usize {
-        match self.has_begun {
+    fn n_next(&self, is_over: bool) -> usize {
+        let n_next = match self.has_begun {
             true => self.interval,
             false => 1,
+        };
+        match is_over {
+            true => n_next.min(self.n_pieces),
+            false => n_next,
         }
     }
+}
+
+fn has_text(chosen: &Chosen) -> bool {
+    !chosen.text.is_empty()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Token;
 
     const PIECES: [&str; 7] = ["a", "bc", "d", "é", "f", "g", "h"];
+
+    fn piece_of(text: &str) -> Vec<Chosen> {
+        let text = text.to_owned();
+        let token = Token(0);
+        vec![Chosen { token, text }]
+    }
+
+    fn text(chosen: Vec<Chosen>) -> String {
+        chosen.into_iter().map(|chosen| chosen.text).collect()
+    }
 
     /// The responses of pieces that all came at once, when the first is sent `lag` ms later and each next one
     /// 1 ms after.
@@ -84,10 +105,10 @@ mod tests {
         let came = Instant::now();
         let mut unsent = Unsent::new(interval);
         for piece in PIECES {
-            unsent.push(piece, came);
+            unsent.push(piece_of(piece), came);
         }
         let times = (lag..).map(|ms| came + Duration::from_millis(ms));
-        let texts = times.map(|now| unsent.next(now, true));
+        let texts = times.map(|now| text(unsent.next(now, true)));
         let texts: Vec<String> = texts.take_while(|text| !text.is_empty()).collect();
         assert_eq!(texts, expected);
     }
@@ -111,17 +132,17 @@ mod tests {
     fn an_interval_is_waited_for_until_the_end() {
         let now = Instant::now();
         let mut unsent = Unsent::new(2);
-        assert!(!unsent.is_ready());
-        unsent.push("a", now);
-        assert!(unsent.is_ready());
-        assert_eq!(unsent.next(now, false), "a");
-        unsent.push("b", now);
-        assert!(!unsent.is_ready());
-        assert_eq!(unsent.next(now + MAX_LAG * 2, false), "");
-        assert_eq!(unsent.next(now, true), "b");
-        unsent.push("c", now);
-        unsent.push("d", now + MAX_LAG);
-        assert!(unsent.is_ready());
-        assert_eq!(unsent.next(now + MAX_LAG * 2, false), "cd");
+        assert!(!unsent.is_ready(false));
+        unsent.push(piece_of("a"), now);
+        assert!(unsent.is_ready(false));
+        assert_eq!(text(unsent.next(now, false)), "a");
+        unsent.push(piece_of("b"), now);
+        assert!(!unsent.is_ready(false));
+        assert_eq!(text(unsent.next(now + MAX_LAG * 2, false)), "");
+        assert_eq!(text(unsent.next(now, true)), "b");
+        unsent.push(piece_of("c"), now);
+        unsent.push(piece_of("d"), now + MAX_LAG);
+        assert!(unsent.is_ready(false));
+        assert_eq!(text(unsent.next(now + MAX_LAG * 2, false)), "cd");
     }
 }

@@ -14,10 +14,10 @@ use super::prefix_tree::{Match, PrefixTree};
 /// A shorter beginning is computed again: that costs less than to share it.
 pub(super) const MIN_SHARED_TOKENS: usize = 16;
 
-/// Cells that an eviction frees at least, where the slot has so many: each has its price.
+/// Cells that an eviction frees at least, where the slot has that many: each has its price.
 const MIN_EVICTED_CELLS: usize = 64;
 
-/// The cells kept of what nobody has shared yet, times the slots that run, are at most one in so many
+/// The cells kept of what nobody has shared yet, times the slots that run, are at most one in this many
 /// of all: each costs every row of every step a look, and few prompts come again.
 const UNPROVEN_PART: usize = 4;
 
@@ -94,7 +94,7 @@ impl Cache {
     }
 
     /// Reserves `n_cells` more for a running slot, at the price of ended ones; false where even they
-    /// do not have so many.
+    /// do not suffice.
     pub(super) fn reserve(&mut self, slot: SlotId, n_cells: usize) -> bool {
         while self.n_free() < n_cells {
             if !self.evict(n_cells - self.n_free()) {
@@ -131,7 +131,7 @@ impl Cache {
         }
     }
 
-    /// Takes rows of a running slot back that ran after its tokens, into cells reserved for them.
+    /// Takes back rows of a running slot that ran after its tokens, into cells reserved for them.
     pub(super) fn refuse(&mut self, slot: SlotId, n_rows: usize) {
         if let Some(n_reserved) = &mut self.reserved[usize::from(slot.0)]
             && n_rows > 0
@@ -156,7 +156,7 @@ impl Cache {
         }
     }
 
-    /// Ends a slot's run whose tokens nobody may use: they are lost, or more ran than is known.
+    /// Ends the run of a slot whose tokens nobody may use: they are lost, or more ran than is known.
     pub(super) fn discard(&mut self, slot: SlotId) {
         self.reserved[usize::from(slot.0)] = None;
         self.empty(slot);
@@ -274,7 +274,7 @@ impl Cache {
         }
     }
 
-    /// Whether there are cells for so many tokens, those of a match among them.
+    /// Whether there are cells for `n_needed` tokens, those of a match among them.
     fn has_room(&self, n_needed: usize, found: Option<Match>) -> bool {
         let (n_shared, n_kept) = match found {
             Some(found) => (
@@ -325,7 +325,7 @@ impl Cache {
         };
         self.tree.open(slot, found);
         if goes_on {
-            // Who has come back will come again.
+            // Whoever has come back will come again.
             self.tree.touch(slot, self.clock);
         }
         self.ops.push(CacheOp::share(source, slot, n_tokens));
@@ -403,7 +403,7 @@ impl Cache {
         (0..self.n_slots, self.n_slots..self.reserved.len())
     }
 
-    /// Has one ended slot give up cells, `n_missing` if it has so many; false where none has any.
+    /// Has one ended slot give up cells, `n_missing` if it has that many; false where none has any.
     fn evict(&mut self, n_missing: usize) -> bool {
         let Some(least_recent) = self.tree.least_recent(false) else {
             return false;

@@ -37,7 +37,7 @@ pub struct Limits {
     /// the memory of the model cannot be cut.
     pub n_host: usize,
     /// Rows that others run, or are about to, until what an ended sequence held leaves the cache for host
-    /// memory. Where each row looks at each cell, that costs as much after so many as there and back.
+    /// memory. Where each row looks at each cell, that costs as much after this many as the way there and back.
     pub n_rows_to_park: usize,
     /// Tokens that one sequence may have, prompt and completion together.
     pub n_ctx: usize,

@@ -26,7 +26,7 @@ impl Plan {
 /// `Load` copy keys and values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CacheOp {
-    /// `slot` keeps its first `n_tokens` tokens, of which it has at least so many.
+    /// `slot` keeps its first `n_tokens` tokens, of which it has at least that many.
     Keep {
         /// Which slot.
         slot: SlotId,

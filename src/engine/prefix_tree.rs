@@ -2,8 +2,8 @@
 //!
 //! Only [`Cache`](super::cache::Cache) calls this, on the worker thread. A slot's tokens are the
 //! path from the root to the slot's node, so a cell that several slots share is one token of one
-//! node. Each path is of one scope, and only looked for within it. It knows neither what is reserved nor how llama.cpp numbers its cells. What lies in host
-//! memory is in `parked`.
+//! node. Each path is of one scope, and only looked for within it. It knows neither what is reserved
+//! nor how llama.cpp numbers its cells. What lies in host memory is in `parked`.
 
 mod parked;
 
@@ -163,7 +163,7 @@ impl PrefixTree {
         self.run_path(node_idx);
     }
 
-    /// Has a slot run again whose sequence has ended.
+    /// Has a slot whose sequence has ended run again.
     pub(super) fn reopen(&mut self, slot: SlotId) {
         if let Some(held) = &mut self.slots[usize::from(slot.0)]
             && held.ended.take().is_some()
@@ -270,12 +270,12 @@ impl PrefixTree {
         })
     }
 
-    /// The ended slot of a range that was of use the longest ago.
+    /// The ended slot of a range whose last use is the longest ago.
     pub(super) fn least_recent_in(&self, slots: Range<usize>) -> Option<SlotId> {
         self.least_recent_of(slots, |_| true)
     }
 
-    /// The ended slot that was of use the longest ago, of the parked ones or of the others.
+    /// The ended slot whose last use is the longest ago, of the parked ones or of the others.
     pub(super) fn least_recent(&self, is_parked: bool) -> Option<SlotId> {
         self.least_recent_of(0..self.slots.len(), |held| held.is_parked == is_parked)
     }

@@ -290,7 +290,7 @@ impl Scheduler {
         }
     }
 
-    /// Rows that drafts may have in a step with so many sequences that decode.
+    /// Rows that drafts may have in a step with this many decoding sequences.
     fn n_draft_rows(&self, n_decoding: usize) -> usize {
         self.limits.n_draft_rows.saturating_sub(n_decoding)
     }

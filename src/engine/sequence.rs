@@ -13,7 +13,7 @@ use super::rank::Rank;
 use super::stop::{Filtered, StopFilter};
 use super::text::TextDecoder;
 
-/// How many tokens a draft may have more than were right of the one before.
+/// How many tokens more a draft may have than were right of the one before.
 const DRAFT_GROWTH: usize = 2;
 
 /// A sequence from its submission to its end.

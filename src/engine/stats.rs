@@ -1,4 +1,4 @@
-//! What the scheduler has in hand, counted; the worker thread asks after a step and hands it on.
+//! What the scheduler has in hand, counted; the worker thread asks around each step and hands it on.
 
 /// How many sequences there are, and how full the KV cache is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -2,7 +2,8 @@
 //!
 //! Called by the runner, on the worker thread. It only looks at rows; it changes nothing.
 
-use super::{ContextParams, Model};
+use super::context::ContextParams;
+use super::model::Model;
 use crate::engine::Row;
 
 /// How many rows llama.cpp may be given at once.

@@ -7,6 +7,7 @@
 //! that look at the same cells, together. What comes of a row is the same to the bit, whoever is computed
 //! beside it and wherever its cells are. A node that it does not know stays as it is.
 
+mod cells;
 mod instructions;
 mod kernel;
 #[cfg(target_arch = "aarch64")]
@@ -16,6 +17,7 @@ mod positions;
 mod products;
 mod read;
 mod scalar;
+mod softmax;
 mod strip;
 mod visible;
 #[cfg(target_arch = "x86_64")]
@@ -33,12 +35,10 @@ use kernel::Buffers;
 use operands::Operands;
 use positions::Positions;
 pub(super) use positions::Print;
+use strip::STRIP;
 use visible::Visible;
 
-/// Numbers that are computed with at once.
-const STRIP: usize = 16;
-
-/// Whether fused attention with heads of so many numbers is computed here, on contexts that ask for it.
+/// Whether fused attention with heads of this many numbers is computed here, on contexts that ask for it.
 ///
 /// A model with ALiBi keeps llama.cpp's all the same.
 pub fn computes_heads(key_length: u32, value_length: u32) -> bool {
@@ -142,16 +142,20 @@ impl Attention {
 /// be computed, for which their parameters make room.
 ///
 /// # Safety
-/// `node` is a node of a graph that nobody else looks at, and `attention` that of its context.
+/// `node` is a node of a graph that llama.cpp has allocated in the memory of this process and is about to
+/// compute, and nobody else looks at it. It asks for the nodes of a graph in the order of their computation.
+/// `attention` is an [`Attention`], that of the node's context.
 unsafe extern "C" fn replace(
     node: *mut sys::ggml_tensor,
     _is_question: bool,
     attention: *mut c_void,
 ) -> bool {
-    // SAFETY: see above.
+    // SAFETY: both are what they are said to be, and nobody else looks at the node.
     let (node, this) = unsafe { (&mut *node, &*attention.cast::<Attention>()) };
     let seen = panic::catch_unwind(AssertUnwindSafe(|| {
-        if node.op == sys::GGML_OP_FLASH_ATTN_EXT && Operands::of_flash(node).is_some() {
+        // SAFETY: it is a node of such a graph, and nothing of what is found is kept.
+        let is_known = || unsafe { Operands::of_flash(node) }.is_some();
+        if node.op == sys::GGML_OP_FLASH_ATTN_EXT && is_known() {
             Operands::write_params(node, compute, attention);
             node.op = sys::GGML_OP_CUSTOM;
         }
@@ -163,7 +167,7 @@ unsafe extern "C" fn replace(
         };
         let mut positions = writing(positions);
         match node.op {
-            // SAFETY: as above; llama.cpp asks for the nodes of a graph in the order of their computation.
+            // SAFETY: it is a node of such a graph, asked for in its order.
             sys::GGML_OP_CUSTOM => Operands::write_cache(node, unsafe { positions.cache_of(node) }),
             // SAFETY: as above.
             _ => unsafe { positions.note(node) },
@@ -186,18 +190,21 @@ fn writing(positions: &RwLock<Positions>) -> RwLockWriteGuard<'_, Positions> {
 /// One thread's part of a node.
 ///
 /// # Safety
-/// `node` was changed by [`replace`] and its sources are computed; the threads together call this once
-/// for each number below `n_threads`. `attention` is that of the context.
+/// `node` was changed by [`replace`], and its sources are computed. Nobody writes to it, to them or to its
+/// sources' numbers before all threads are done, which call this once for each number below `n_threads`. Nobody
+/// else reads or writes its result meanwhile. `attention` is the [`Attention`] that `replace` was given.
 unsafe extern "C" fn compute(
     node: *mut sys::ggml_tensor,
     thread_idx: c_int,
     n_threads: c_int,
     attention: *mut c_void,
 ) {
-    // SAFETY: see above; nobody writes to the node's description while it is computed.
+    // SAFETY: both are what they are said to be, and nobody writes to either but through its locks.
     let (node, this) = unsafe { (&*node, &*attention.cast::<Attention>()) };
     let computed = panic::catch_unwind(AssertUnwindSafe(|| {
-        let operands = Operands::of_replaced(node).expect("it was known when it was replaced");
+        // SAFETY: `replace` was given a node of such a graph, and what is found is dropped as this ends.
+        let operands = unsafe { Operands::of_replaced(node) };
+        let operands = operands.expect("it was known when it was replaced");
         this.compute(&operands, thread_idx as usize, n_threads as usize);
     }));
     if computed.is_err() {

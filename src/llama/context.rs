@@ -14,9 +14,10 @@ use llama_cpp_sys_2 as sys;
 use serde::{Deserialize, Serialize};
 
 use super::attention::Attention;
-use super::pool::{ComputeThreads, NoThreads};
-use super::runner::RunError;
-use super::{CacheType, FlashAttention, Model, backend};
+use super::error::ContextError;
+use super::model::Model;
+use super::pool::ComputeThreads;
+use super::{CacheType, FlashAttention, lines};
 
 /// Making a context may write to the model, so it is done one at a time.
 static NEW_CONTEXT: Mutex<()> = Mutex::new(());
@@ -27,7 +28,7 @@ const CELLS_STEP: u64 = 256;
 /// How to make a context.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ContextParams {
-    /// Sequences at a time, 1 to [`MAX_SLOTS`].
+    /// Sequences at a time, 1 to [`MAX_SLOTS`](crate::engine::MAX_SLOTS).
     pub n_slots: usize,
     /// Cells of the KV cache; rounded up to a multiple of 256, for each slot where they are split.
     pub n_cells: usize,
@@ -77,25 +78,7 @@ impl Default for ContextParams {
     }
 }
 
-/// Why a context cannot be made.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ContextError {
-    #[error("{name} = {value}: must be between {min} and {max}")]
-    OutOfRange {
-        name: &'static str,
-        value: usize,
-        min: usize,
-        max: usize,
-    },
-    #[error("llama.cpp cannot make a context of {n_cells} cells: {reason}")]
-    Llama { n_cells: usize, reason: String },
-    #[error(transparent)]
-    Threads(#[from] NoThreads),
-    #[error("the first step failed: {0}")]
-    WarmUp(RunError),
-}
-
-/// The cells that a cache has which is to have `n_cells` in so many equal parts.
+/// The cells of a cache that is to have `n_cells` in this many equal parts.
 pub fn cells_made(n_cells: u64, n_parts: u64) -> u64 {
     let n_cells = n_cells.next_multiple_of(CELLS_STEP);
     let n_part_cells = n_cells / n_parts.max(1);
@@ -146,12 +129,12 @@ impl Context {
     ) -> Result<Self, ContextError> {
         let raw_params = raw_params(params, &making);
         let _one_at_a_time = NEW_CONTEXT.lock().unwrap_or_else(PoisonError::into_inner);
-        backend::take_error();
+        lines::take_error();
         // SAFETY: the model is kept for as long as the context; llama.cpp writes to it only here, one at a
         // time. What the parameters point to outlives the context, says the caller.
         let raw = unsafe { sys::llama_init_from_model(model.raw(), raw_params) };
         let Some(raw) = NonNull::new(raw) else {
-            let logged = backend::take_error();
+            let logged = lines::take_error();
             return Err(ContextError::Llama {
                 n_cells: params.n_cells,
                 reason: match logged.is_empty() {

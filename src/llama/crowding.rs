@@ -103,7 +103,7 @@ impl Crowding {
 mod tests {
     use super::*;
 
-    /// Cores that engines of so many threads, and so many busy programs, have among them.
+    /// Cores that engines of this many threads and this many busy programs have among them.
     struct Machine {
         n_cores: f64,
         now: Instant,

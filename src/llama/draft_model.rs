@@ -8,9 +8,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Model;
-use super::context::{ContextError, ContextParams};
-use super::runner::{RunError, Runner};
+use super::context::ContextParams;
+use super::error::{DraftModelError, RunError};
+use super::model::Model;
+use super::runner::Runner;
 use crate::engine::{CacheOp, Draft, Drafter, Drafting, Plan, Row, SequenceId, SlotId, Token};
 use crate::protocol::SamplingParams;
 
@@ -20,29 +21,10 @@ const MAX_ROWS_READ: usize = 256;
 /// Tokens by which two vocabularies may differ: some files pad theirs. As in llama.cpp.
 const MAX_PADDING: usize = 128;
 
-/// Why a model cannot draft for another.
-#[derive(Debug, thiserror::Error)]
-pub enum DraftModelError {
-    #[error(transparent)]
-    Context(#[from] ContextError),
-    #[error("it has {found} tokens, the model that it is to draft for {expected}")]
-    VocabularySize { found: usize, expected: usize },
-    #[error(
-        "its token {token} is {found:?}, that of the model that it is to draft for {expected:?}"
-    )]
-    Vocabulary {
-        token: usize,
-        found: String,
-        expected: String,
-    },
-    #[error("the memory of this architecture cannot be cut, as drafts need")]
-    Uncut,
-}
-
 /// The model, its context, and what that holds.
 pub struct DraftModel {
     runner: Runner,
-    held: HashMap<SequenceId, Held>,
+    held: HashMap<SequenceId, Followed>,
     n_slots: usize,
     /// Tokens that both vocabularies have.
     n_vocab: usize,
@@ -50,8 +32,8 @@ pub struct DraftModel {
     n_ctx: usize,
 }
 
-/// A sequence in the context.
-struct Held {
+/// A sequence that it follows: what the context holds of it.
+struct Followed {
     slot: SlotId,
     tokens: Vec<Token>,
 }
@@ -164,7 +146,7 @@ impl DraftModel {
         drafting: &Drafting,
         wanted: &[Drafting],
         ops: &mut Vec<CacheOp>,
-    ) -> Option<&mut Held> {
+    ) -> Option<&mut Followed> {
         let id = drafting.sequence;
         let n_held = match self.held.get_mut(&id) {
             Some(held) => {
@@ -207,15 +189,15 @@ impl DraftModel {
                 temperature: 0.0,
                 ..SamplingParams::default()
             };
-            let sampler = self.runner.model().sampler(&greedy, &[]);
+            let sampler = self.runner.model().sampler(&greedy, &[]).ok()?;
             self.runner.open(id, sampler);
             let tokens = Vec::new();
-            self.held.insert(id, Held { slot, tokens });
+            self.held.insert(id, Followed { slot, tokens });
         }
         self.held.get_mut(&id)
     }
 
-    /// Whether a sequence may have so many cells more, and a slot.
+    /// Whether a sequence may have this many cells more, and a slot.
     fn has_room(&self, id: SequenceId, n_cells: usize) -> bool {
         let n_held: usize = self.held.values().map(|held| held.tokens.len()).sum();
         let has_slot = self.held.len() < self.n_slots || self.held.contains_key(&id);

@@ -18,8 +18,8 @@ pub(super) const IS_FUSED: bool = cfg!(any(target_feature = "fma", target_arch =
 
 /// Numbers that are computed with at once.
 pub(super) trait Lanes: Copy {
-    /// The same number in each lane.
-    fn splat(number: f32) -> Self;
+    /// The same number in each lane, as many as these are.
+    fn all(self, number: f32) -> Self;
     fn add(self, other: Self) -> Self;
     fn multiply(self, other: Self) -> Self;
     /// `self * factor + summand`, rounded once or twice.
@@ -32,7 +32,7 @@ pub(super) trait Lanes: Copy {
 
 impl Lanes for f32 {
     #[inline(always)]
-    fn splat(number: f32) -> Self {
+    fn all(self, number: f32) -> Self {
         number
     }
 
@@ -70,13 +70,13 @@ impl Lanes for f32 {
 /// e^x for x up to 0; below -87 something below 10^-37.
 #[inline(always)]
 pub(super) fn exp<L: Lanes>(x: L) -> L {
-    let x = x.max(L::splat(LOWEST));
-    let rounded = x.multiply_add(L::splat(std::f32::consts::LOG2_E), L::splat(ROUND));
-    let n = rounded.add(L::splat(-ROUND));
-    let r = n.multiply_add(L::splat(-LN_2_HIGH), x);
-    let r = n.multiply_add(L::splat(-LN_2_LOW), r);
+    let x = x.max(x.all(LOWEST));
+    let rounded = x.multiply_add(x.all(std::f32::consts::LOG2_E), x.all(ROUND));
+    let n = rounded.add(x.all(-ROUND));
+    let r = n.multiply_add(x.all(-LN_2_HIGH), x);
+    let r = n.multiply_add(x.all(-LN_2_LOW), r);
     // The exponential's series: what follows is below 2^-27 for r up to ln(2) / 2.
-    let mut series = L::splat(1.0 / 5040.0);
+    let mut series = x.all(1.0 / 5040.0);
     for coefficient in [
         1.0 / 720.0,
         1.0 / 120.0,
@@ -86,7 +86,7 @@ pub(super) fn exp<L: Lanes>(x: L) -> L {
         1.0,
         1.0,
     ] {
-        series = series.multiply_add(r, L::splat(coefficient));
+        series = series.multiply_add(r, x.all(coefficient));
     }
     series.multiply(rounded.power_of_lowest_bits())
 }

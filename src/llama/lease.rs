@@ -69,8 +69,8 @@ pub(super) struct Leases {
     is_lost: Arc<AtomicBool>,
 }
 
-/// A file that is leased.
-struct Held {
+/// A file that is leased, and what is mapped of it.
+struct LeasedFile {
     file: File,
     path: PathBuf,
     n_bytes: u64,
@@ -87,7 +87,7 @@ struct Held {
 /// The thread, and all that it watches over.
 struct Keeper {
     tid: libc::pid_t,
-    held: Mutex<HashMap<u64, Held>>,
+    held: Mutex<HashMap<u64, LeasedFile>>,
 }
 
 fn keeper() -> io::Result<&'static Keeper> {
@@ -127,7 +127,7 @@ impl Leases {
         let mut held = keeper.held();
         lease(&file, keeper.tid)?;
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let one = Held {
+        let one = LeasedFile {
             file,
             path: path.to_owned(),
             n_bytes,
@@ -234,7 +234,7 @@ impl Keeper {
         })
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<u64, Held>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<u64, LeasedFile>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -244,7 +244,7 @@ impl Keeper {
         unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), self.tid, signal()) };
     }
 
-    /// Copies what is about to be changed, then lets those go on who want to change it.
+    /// Copies what is about to be changed, then lets go on those who want to change it.
     fn release_broken(&self) {
         let mut broken = Vec::new();
         for (id, one) in self.held().iter_mut() {
@@ -297,7 +297,7 @@ impl Keeper {
     }
 }
 
-impl Held {
+impl LeasedFile {
     /// Whether somebody waits to change the file, or no longer does as he waited for too long.
     fn is_broken(&self) -> bool {
         // SAFETY: the descriptor is open.
@@ -329,7 +329,7 @@ impl Held {
                 .saturating_sub(mapping.offset)
                 .min(n_bytes as u64);
             copy.fill(&self.file, mapping.offset, in_file as usize)?;
-            // SAFETY: the mapping is this model's, which is not unloaded while `Held` is locked, and the
+            // SAFETY: the mapping is this model's, which is not unloaded while `held` is locked, and the
             // copy says the same.
             unsafe { copy.replace(mapping.start)? };
             mapping.start += n_bytes;
@@ -374,7 +374,7 @@ impl Pages {
         }
     }
 
-    /// Reads so many bytes of a file into their beginning.
+    /// Reads bytes of a file, from `offset` on, into the first of them.
     fn fill(&self, file: &File, offset: u64, n_bytes: usize) -> io::Result<()> {
         let n_bytes = n_bytes.min(self.n_bytes);
         // SAFETY: the pages are mapped, zeroed, writable and nobody else's.

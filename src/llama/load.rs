@@ -10,10 +10,10 @@ use std::ptr;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
-use super::backend;
+use super::error::LoadError;
 use super::gguf::ModelFile;
 use super::lease::Leases;
-use super::model::LoadError;
+use super::{backend, lines};
 use crate::machine::memory;
 
 /// How to load a model.
@@ -172,13 +172,13 @@ pub(super) fn load(
         (false, true) => sys::LLAMA_LOAD_MODE_MLOCK,
         (true, true) => sys::LLAMA_LOAD_MODE_MMAP_MLOCK,
     };
-    backend::take_error();
+    lines::take_error();
     // SAFETY: the path is a C string. The arrays end as llama.cpp expects, with a null or at its
     // largest number of devices, and live until the call returns; what it needs later it copies. It
     // catches its exceptions.
     let model = unsafe { sys::llama_model_load_from_file(file.as_ptr(), raw) };
     if model.is_null() {
-        let logged = backend::take_error();
+        let logged = lines::take_error();
         return Err(LoadError::Llama {
             file: path.to_owned(),
             reason: match logged.is_empty() {

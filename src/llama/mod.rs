@@ -1,6 +1,6 @@
 //! llama.cpp: the only home of its types and calls.
 //!
-//! The intake thread renders and tokenises ([`ChatTemplate`], [`Model`]), the worker thread runs
+//! An intake thread renders and tokenises ([`ChatTemplate`], [`Model`]), the worker thread runs
 //! plans ([`Runner`]), and whoever loads a model calls [`Model::load`] and [`Runner::new`].
 //! llama.cpp answers what it cannot do with an assertion, and so with the end of the process: model
 //! files, contexts, prompts and plans are checked here first, as far as the files below say. Knows
@@ -8,7 +8,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `backend` | what is set once per process: initialisation, log, last words |
+//! | `backend` | what is set once per process |
+//! | `lines` | llama.cpp's log and last words |
 //! | `modules` | loads llama.cpp's modules, where it is built in modules |
 //! | `gguf` | reads a model file's header before llama.cpp does: [`ModelFile`] |
 //! | `lease` | keeps mapped model files as they were |
@@ -25,6 +26,7 @@
 //! | `slots` | what each slot holds, and the changes to it |
 //! | `runner` | the holder of the context: runs a [`crate::engine::Plan`] |
 //! | `draft_model` | a small model that guesses what a large one will say |
+//! | `error` | why it cannot do what it is asked |
 //! | `threads` | how many threads to compute with |
 //! | `trial` | what a load will run, first in a process that may die |
 //! | `objects` | which file code is in |
@@ -37,9 +39,11 @@ mod cache_type;
 mod context;
 mod crowding;
 mod draft_model;
+mod error;
 mod exp;
 mod gguf;
 mod lease;
+mod lines;
 mod load;
 mod maps;
 mod model;
@@ -55,15 +59,18 @@ mod threads;
 pub mod trial;
 
 pub use attention::computes_heads;
-pub use backend::{NoModule, has_gpu, init};
-pub use context::{ContextError, ContextParams, cells_made};
-pub use draft_model::{DraftModel, DraftModelError};
-pub use gguf::{GgufError, ModelFile, Problem, Tensor, VocabularyProblem};
+pub use backend::{has_gpu, init};
+pub use context::{ContextParams, cells_made};
+pub use draft_model::DraftModel;
+pub use error::{
+    ContextError, DraftModelError, LoadError, NoModule, NoThreads, RowProblem, RunError,
+    SampleError, TokenizeError,
+};
+pub use gguf::{GgufError, ModelFile, Problem, TensorInfo, VocabularyProblem};
 pub use load::LoadParams;
-pub use model::{LoadError, Model, TokenizeError};
-pub use pool::NoThreads;
-pub use runner::{RowProblem, RunError, Runner};
-pub use sampler::{Buffers, SampleError, Sampler, SamplingThreads};
+pub use model::Model;
+pub use runner::Runner;
+pub use sampler::{Buffers, Sampler, SamplerFactory, SamplingThreads, Vocabulary};
 pub use template::{CHATML, CHATML_END, ChatTemplate, Finding, RAW, TemplateError};
 
 pub use crate::config::{CacheType, FlashAttention};

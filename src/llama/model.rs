@@ -1,22 +1,21 @@
 //! A loaded model: its weights, its vocabulary, what its file says.
 //!
-//! Loaded on the thread that loads the Triton model; shared, immutable, by the intake thread, which
+//! Loaded on the thread that loads the Triton model; shared, immutable, by an intake thread, which
 //! tokenises, and the worker thread, whose runner computes with the weights. Knows nothing of
 //! sequences.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
-use super::backend::NoModule;
-use super::gguf::{GgufError, ModelFile};
+use super::error::{LoadError, TokenizeError};
+use super::gguf::ModelFile;
 use super::lease::Leases;
 use super::load::{self, LoadParams};
-use super::sampler::{Breakers, Sampler};
+use super::sampler::{Sampler, SamplerFactory};
 use crate::engine::{Sharing, Token};
-use crate::protocol::SamplingParams;
+use crate::protocol::{RequestError, SamplingParams};
 
 /// Bytes that one text may have, so that every count in llama.cpp's C interface holds it.
 const MAX_TEXT_BYTES: usize = 256 << 20;
@@ -33,75 +32,13 @@ const UNSHARED: [&str; 7] = [
     "minimax-m3",
 ];
 
-/// Lists of strings that DRY was asked for and that are remembered.
-const N_BREAKERS: usize = 8;
-
 /// Characters that a vocabulary of [`splits_by_std_regex`] takes without a change to or from white
 /// space.
 ///
 /// C++'s regular expressions recurse for each character of a match, and a match ends at such a
-/// change. Measured on 64 MiB of stack, which the intake thread has: all take this many, and all
+/// change. Measured on 64 MiB of stack, which an intake thread has: all take this many, and all
 /// but one (`superbpe`, in digits) twice as many.
 const MAX_RUN_CHARS: usize = 32 * 1024;
-
-/// Why a model cannot be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    #[error(transparent)]
-    NoModule(#[from] NoModule),
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
-    #[error("model file '{}': the path must be UTF-8 without NUL characters", .0.display())]
-    Path(PathBuf),
-    #[error("model file '{}': holds a vocabulary but no weights", .0.display())]
-    NoWeights(PathBuf),
-    #[error("model file '{}': llama.cpp cannot load it: {reason}", file.display())]
-    Llama { file: PathBuf, reason: String },
-    #[error(
-        "model file '{}': reading it, as 'use_mmap' is false, needs {needed} bytes: {available} bytes of \
-         memory are available",
-        file.display()
-    )]
-    Memory {
-        file: PathBuf,
-        needed: u64,
-        available: u64,
-    },
-    #[error("model file '{}': what is mapped of it cannot be found out: {source}", file.display())]
-    Maps {
-        file: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("llama.cpp has no device '{0}'")]
-    Device(String),
-    #[error("llama.cpp has no buffer type '{0}'")]
-    Buffer(String),
-    #[error("a pattern of tensor names holds a NUL character")]
-    Pattern,
-    #[error("model file '{}': {what} cannot be used for generating text", file.display())]
-    Unusable { file: PathBuf, what: &'static str },
-}
-
-/// Why a text cannot be turned into tokens.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum TokenizeError {
-    #[error("the prompt has {n_bytes} bytes, the limit is {MAX_TEXT_BYTES}")]
-    TooLong { n_bytes: usize },
-    #[error(
-        "the prompt has more than {MAX_RUN_CHARS} characters without white space between them \
-         (at byte {offset}), which this model's tokenizer cannot split"
-    )]
-    LongRun { offset: usize },
-    #[error(
-        "the prompt holds text that this model's vocabulary has no token for: \
-         token {index} of it would be {id}, must be between 0 and {max_id}"
-    )]
-    NoToken {
-        index: usize,
-        id: i32,
-        max_id: usize,
-    },
-}
 
 /// A loaded model.
 #[derive(Debug)]
@@ -111,14 +48,11 @@ pub struct Model {
     inner: LlamaModel,
     file: ModelFile,
     n_vocab: usize,
-    ends: Vec<Token>,
-    suppressed: Vec<Token>,
     bos: String,
     eos: String,
     max_piece_bytes: usize,
     chat_template: Option<String>,
-    /// What DRY was asked for lately to take for the end of a sequence, the last at the end.
-    breakers: Mutex<Vec<(Vec<String>, Arc<Breakers>)>>,
+    samplers: SamplerFactory,
 }
 
 impl Model {
@@ -185,15 +119,11 @@ impl Model {
                 ends.push(Token(token.0));
             }
         }
+        let suppressed = vocab.suppress_tokens();
+        let suppressed = suppressed.iter().map(|token| Token(token.0)).collect();
         let chat_template = inner.chat_template(None).ok();
         Ok(Self {
             n_vocab,
-            ends,
-            suppressed: vocab
-                .suppress_tokens()
-                .iter()
-                .map(|token| Token(token.0))
-                .collect(),
             bos: text_of(vocab.bos()),
             eos: text_of(vocab.eos()),
             max_piece_bytes,
@@ -201,7 +131,7 @@ impl Model {
                 .and_then(|template| template.to_string().ok())
                 // Some converters write the key where there is none.
                 .filter(|template| !template.trim().is_empty()),
-            breakers: Mutex::default(),
+            samplers: SamplerFactory::new(n_vocab, ends, suppressed),
             leases,
             inner,
             file,
@@ -245,12 +175,7 @@ impl Model {
 
     /// The tokens that end a generation.
     pub fn ends(&self) -> &[Token] {
-        &self.ends
-    }
-
-    /// The tokens that the model's file says are never to be generated.
-    pub fn suppressed(&self) -> &[Token] {
-        &self.suppressed
+        self.samplers.ends()
     }
 
     /// The most bytes of text that one token stands for.
@@ -311,6 +236,7 @@ impl Model {
         if text.len() > MAX_TEXT_BYTES {
             return Err(TokenizeError::TooLong {
                 n_bytes: text.len(),
+                limit: MAX_TEXT_BYTES,
             });
         }
         let splits = matches!(self.file.tokenizer.as_str(), "gpt2" | "hybriddna");
@@ -338,36 +264,15 @@ impl Model {
     }
 
     /// A sampler for a sequence that starts with `prompt`.
-    pub fn sampler(&self, params: &SamplingParams, prompt: &[Token]) -> Sampler {
-        let sampler = Sampler::new(params, prompt, self.n_vocab);
-        match params.dry.is_off() {
-            true => sampler,
-            false => sampler.with_dry(self.breakers(&params.dry.sequence_breakers), prompt),
-        }
-    }
-
-    /// Looks through all of the vocabulary, unless a request named the same strings lately.
-    fn breakers(&self, texts: &[String]) -> Arc<Breakers> {
-        let mut lately = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = lately.iter().position(|(known, _)| known == texts) {
-            let found = lately.remove(place);
-            let breakers = found.1.clone();
-            lately.push(found);
-            return breakers;
-        }
-        let vocab = self.inner.vocab();
-        let pieces = (0..self.n_vocab as i32)
-            .map(|id| (Token(id), vocab.detokenize(&[LlamaToken(id)], false, true)));
-        let breakers = Arc::new(Breakers::new(texts, pieces, |bytes| {
-            let mut tokens = Vec::with_capacity(bytes.len() + 8);
-            vocab.tokenize_into(bytes, &mut tokens, false, false);
-            tokens.into_iter().map(|token| Token(token.0)).collect()
-        }));
-        if lately.len() == N_BREAKERS {
-            lately.remove(0);
-        }
-        lately.push((texts.to_vec(), breakers.clone()));
-        breakers
+    ///
+    /// # Errors
+    /// Where a rule that the request asks for cannot be made.
+    pub fn sampler(
+        &self,
+        params: &SamplingParams,
+        prompt: &[Token],
+    ) -> Result<Sampler, RequestError> {
+        self.samplers.sampler(&self.inner, params, prompt)
     }
 
     /// What sequences of this model may share in a cache that all of them use.
@@ -403,11 +308,6 @@ impl Model {
         // SAFETY: in the version pinned, `LlamaModel` is a transparent wrapper around a non-null
         // pointer to the model.
         unsafe { *model.cast() }
-    }
-
-    #[cfg(test)]
-    pub(super) fn llama(&self) -> &LlamaModel {
-        &self.inner
     }
 }
 
@@ -450,7 +350,10 @@ fn check_runs(text: &str, across_spaces: bool) -> Result<(), TokenizeError> {
         }
         n_chars += 1;
         if n_chars > MAX_RUN_CHARS {
-            return Err(TokenizeError::LongRun { offset });
+            return Err(TokenizeError::LongRun {
+                offset,
+                limit: MAX_RUN_CHARS,
+            });
         }
     }
     Ok(())

@@ -16,7 +16,8 @@ use std::sync::{Mutex, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
-use super::backend::{NoModule, TARGET};
+use super::error::NoModule;
+use super::lines::TARGET;
 use super::objects::{file_of, own_file};
 
 /// The files of modules are called `libggml-<name>.so`, one for a kind of CPU `libggml-cpu-<kind>.so`.

@@ -19,18 +19,10 @@ use std::time::{Duration, Instant};
 use llama_cpp_sys_2 as sys;
 
 use super::crowding::Crowding;
+use super::error::NoThreads;
 
 /// The name of the threads, in `top -H` and the like.
 const NAME: &str = "llm-compute";
-
-/// Why there are no threads to compute with.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum NoThreads {
-    #[error("no thread can be started to make {n_threads} threads for computing: {reason}")]
-    Start { n_threads: u32, reason: String },
-    #[error("llama.cpp's module for this CPU makes no threads")]
-    Module,
-}
 
 /// Some threads, for whoever holds a clone.
 #[derive(Clone)]

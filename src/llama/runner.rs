@@ -8,62 +8,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::FlashAttention;
 use super::at_once::AtOnce;
 use super::attention::Attention;
-use super::context::{Batch, Context, ContextError, ContextParams, Making};
+use super::context::{Batch, Context, ContextParams, Making};
+use super::error::{ContextError, RowProblem, RunError, SampleError};
+use super::model::Model;
 use super::pool::ComputeThreads;
-use super::sampler::{SampleError, Sampler, SamplingThreads};
-use super::slots::{Held, Memory, Slots};
-use super::{FlashAttention, Model, threads};
-use crate::engine::{CacheOp, Plan, Row, Sampled, SequenceId, Sharing, SlotId, Token};
-
-/// llama.cpp's limit on sequences of one context.
-pub const MAX_SLOTS: usize = 256;
+use super::sampler::{Sampler, SamplingThreads};
+use super::slots::{Memory, SlotState, Slots};
+use super::threads;
+use crate::engine::{CacheOp, MAX_SLOTS, Plan, Row, Sampled, SequenceId, Sharing, SlotId, Token};
 
 /// Its compressed cache, when unified, throws a C++ exception at a second sequence.
 const SINGLE_SEQUENCE: &str = "deepseek4";
-
-/// Why a plan did not run; what its rows' slots hold is lost, and they must be emptied.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("row {row} of the plan: {problem}")]
-    Row { row: usize, problem: RowProblem },
-    #[error("the plan has {found} {what}, the limit is {limit}")]
-    TooMany {
-        what: &'static str,
-        found: usize,
-        limit: usize,
-    },
-    #[error("{op:?} cannot be done: {problem}")]
-    Cache { op: CacheOp, problem: &'static str },
-    #[error("the model file was overwritten, and its weights are lost: load the model again")]
-    Lost,
-    #[error("llama.cpp failed to decode {n_rows} rows: code {code} ({meaning})")]
-    Decode {
-        code: i32,
-        n_rows: usize,
-        meaning: &'static str,
-    },
-}
-
-/// What is wrong with a row.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum RowProblem {
-    #[error("token {token} is not in the vocabulary of {n_vocab}")]
-    Token { token: i32, n_vocab: usize },
-    #[error("slot {slot} does not exist, the slots are 0 to {max}")]
-    Slot { slot: u16, max: usize },
-    #[error("position {found} of slot {slot}, which goes on at {expected}")]
-    Position {
-        slot: u16,
-        found: u32,
-        expected: u32,
-    },
-    #[error("slot {slot} was lost in a failed step and has not been emptied")]
-    Lost { slot: u16 },
-    #[error("sequence {} is not open", .sequence.0)]
-    NotOpen { sequence: SequenceId },
-}
 
 /// A row's place among those decoded at once, its logits, and the token guessed to come after it.
 type Output<'a> = (usize, &'a [f32], Option<Token>);
@@ -328,15 +286,15 @@ impl Runner {
                     max: self.n_slots - 1,
                 });
             }
-            Some(Held::Lost) => return Err(RowProblem::Lost { slot }),
-            Some(Held::Tokens(expected)) if row.pos != expected => {
+            Some(SlotState::Lost) => return Err(RowProblem::Lost { slot }),
+            Some(SlotState::Tokens(expected)) if row.pos != expected => {
                 return Err(RowProblem::Position {
                     slot,
                     found: row.pos,
                     expected,
                 });
             }
-            Some(Held::Tokens(_)) => {}
+            Some(SlotState::Tokens(_)) => {}
         }
         if row.output && !self.samplers.contains_key(&row.sequence) {
             return Err(RowProblem::NotOpen {
@@ -419,10 +377,9 @@ impl Runner {
         }
         let n_rows: usize = jobs.iter().map(|job| job.rows.len()).sum();
         let n_logits = n_rows * self.model.n_vocab();
-        let (ends, suppressed) = (self.model.ends(), self.model.suppressed());
         self.sampling.for_each(&mut jobs, n_logits, |job, buffers| {
             for &(index, logits, guess) in &job.rows {
-                let token = job.sampler.sample(logits, ends, suppressed, buffers);
+                let token = job.sampler.sample(logits, buffers);
                 let is_right = guess.map(Ok).as_ref() == Some(&token);
                 job.chosen.push((index, job.sequence, token));
                 if !is_right {
@@ -452,7 +409,7 @@ impl Runner {
     /// Touches the memory and starts the threads, so that the first request does not wait for it.
     fn warm_up(&mut self, params: &ContextParams) -> Result<(), RunError> {
         let slot = SlotId(0);
-        // llama.cpp keeps what so many outputs need.
+        // llama.cpp keeps what this many outputs need.
         let (n_alone, n_together, n_outputs) = match params.full_warm_up {
             true => (1, params.n_ubatch, self.n_slots + self.n_draft_rows),
             false if self.n_draft_rows > 0 => (0, 1 + self.n_draft_rows, 1 + self.n_draft_rows),
@@ -486,7 +443,7 @@ impl Runner {
     }
 }
 
-/// Of split caches llama.cpp computes those together whose numbers follow one another in the batch.
+/// Of split caches llama.cpp computes together those whose numbers follow one another in the batch.
 fn by_slot(rows: &[Row]) -> Vec<Row> {
     let mut rows = rows.to_vec();
     rows.sort_by_key(|row| row.slot);

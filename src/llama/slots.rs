@@ -7,8 +7,7 @@ use std::collections::HashMap;
 
 use super::attention::{Attention, Print};
 use super::context::{Context, State};
-use super::runner::MAX_SLOTS;
-use crate::engine::{BlockId, CacheOp, Sharing, SlotId};
+use crate::engine::{BlockId, CacheOp, MAX_SLOTS, Sharing, SlotId};
 
 const NO_SUCH_SLOT: &str = "there is no such slot";
 const NO_SUCH_BLOCK: &str = "there is no such block";
@@ -30,7 +29,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Sequences that batches must be able to name, for so many slots that run.
+    /// Sequences that batches must be able to name, for this many slots that run.
     ///
     /// One more where blocks are saved: llama.cpp saves only sequences that a batch may name.
     pub(super) fn n_sequences(self, n_slots: usize) -> usize {
@@ -49,7 +48,7 @@ impl Memory {
 
 /// What the cache holds of a slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Held {
+pub(super) enum SlotState {
     /// Tokens, at positions from 0.
     Tokens(u32),
     /// Nobody knows, since a step failed.
@@ -68,7 +67,7 @@ struct Saved {
 pub(super) struct Slots {
     memory: Memory,
     n_slots: usize,
-    held: Vec<Held>,
+    held: Vec<SlotState>,
     /// What the cells of each slot are known by, from position 0 on; longer than what is held where it was cut.
     prints: Vec<Vec<Print>>,
     saved: HashMap<BlockId, Saved>,
@@ -83,7 +82,7 @@ impl Slots {
         Self {
             memory,
             n_slots,
-            held: vec![Held::Tokens(0); n_all],
+            held: vec![SlotState::Tokens(0); n_all],
             prints: vec![Vec::new(); n_all],
             saved: HashMap::new(),
             copying: (memory.n_sequences(n_slots) > n_slots).then_some(n_slots as u16),
@@ -99,18 +98,18 @@ impl Slots {
     }
 
     /// What a slot that may have rows holds.
-    pub(super) fn running(&self, slot: SlotId) -> Option<Held> {
+    pub(super) fn running(&self, slot: SlotId) -> Option<SlotState> {
         self.held[..self.n_slots].get(usize::from(slot.0)).copied()
     }
 
     /// Notes that rows have run.
     pub(super) fn hold(&mut self, slot: SlotId, n_tokens: u32) {
-        self.set(slot, Held::Tokens(n_tokens));
+        self.set(slot, SlotState::Tokens(n_tokens));
     }
 
     /// Notes that rows have failed.
     pub(super) fn lose(&mut self, slot: SlotId) {
-        self.set(slot, Held::Lost);
+        self.set(slot, SlotState::Lost);
     }
 
     /// Notes what the cell of a row that has run is known by.
@@ -169,10 +168,10 @@ impl Slots {
         slot: SlotId,
         n_tokens: u32,
     ) -> Result<(), &'static str> {
-        let kept = Held::Tokens(n_tokens);
+        let kept = SlotState::Tokens(n_tokens);
         match self.held(slot)? {
-            Held::Tokens(n_held) if n_held < n_tokens => return Err(TOO_FEW_TOKENS),
-            Held::Lost if n_tokens > 0 => return Err(TOO_FEW_TOKENS),
+            SlotState::Tokens(n_held) if n_held < n_tokens => return Err(TOO_FEW_TOKENS),
+            SlotState::Lost if n_tokens > 0 => return Err(TOO_FEW_TOKENS),
             held if held == kept => return Ok(()),
             _ if n_tokens > 0 && !self.memory.can_be_cut => return Err(UNCUT),
             _ => self.set(slot, kept),
@@ -194,14 +193,14 @@ impl Slots {
         n_tokens: u32,
     ) -> Result<(), &'static str> {
         match (self.held(from)?, self.held(to)?) {
-            (Held::Tokens(n_held), Held::Tokens(0)) if n_held >= n_tokens => {
+            (SlotState::Tokens(n_held), SlotState::Tokens(0)) if n_held >= n_tokens => {
                 match self.memory.sharing {
                     Sharing::None => return Err(NOTHING_SHARED),
                     Sharing::Whole if n_held > n_tokens => return Err(UNCUT),
                     _ => self.hold(to, n_tokens),
                 }
             }
-            (_, Held::Tokens(0)) => return Err(TOO_FEW_TOKENS),
+            (_, SlotState::Tokens(0)) => return Err(TOO_FEW_TOKENS),
             _ => return Err("the slot is not empty"),
         }
         self.prints[usize::from(to.0)] = self.prints_between(from, 0, n_tokens);
@@ -219,7 +218,7 @@ impl Slots {
         end: u32,
     ) -> Result<State, &'static str> {
         match self.held(slot)? {
-            Held::Tokens(n_held) if start < end && end <= n_held => {}
+            SlotState::Tokens(n_held) if start < end && end <= n_held => {}
             _ => return Err(TOO_FEW_TOKENS),
         }
         let by = i32::from(self.copying.ok_or(NOTHING_SAVED)?);
@@ -241,7 +240,7 @@ impl Slots {
     ) -> Result<(), &'static str> {
         let saved = self.saved.remove(&block).ok_or(NO_SUCH_BLOCK)?;
         let by = i32::from(self.copying.ok_or(NOTHING_SAVED)?);
-        if self.held(slot)? != Held::Tokens(saved.start) {
+        if self.held(slot)? != SlotState::Tokens(saved.start) {
             return Err("the slot does not end where the block begins");
         }
         let is_loaded = context.load(&saved.state, by);
@@ -261,12 +260,12 @@ impl Slots {
         Ok(())
     }
 
-    fn held(&self, slot: SlotId) -> Result<Held, &'static str> {
+    fn held(&self, slot: SlotId) -> Result<SlotState, &'static str> {
         let held = self.held.get(usize::from(slot.0)).copied();
         held.ok_or(NO_SUCH_SLOT)
     }
 
-    fn set(&mut self, slot: SlotId, now: Held) {
+    fn set(&mut self, slot: SlotId, now: SlotState) {
         if let Some(held) = self.held.get_mut(usize::from(slot.0)) {
             *held = now;
         }

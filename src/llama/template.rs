@@ -1,6 +1,6 @@
 //! Chat templates: from messages to the prompt text, as Hugging Face renders them.
 //!
-//! Made once at load, used by the intake thread for each request. A template is Jinja that came
+//! Made once at load, used by an intake thread for each request. A template is Jinja that came
 //! with the model, or with a request to load it, and is not trusted. It reaches nothing outside; its
 //! instructions, its recursion, its output, its time and the bytes that it works on are bounded: see `budget`.
 //! Messages come from clients and are only data to it. Tokens are no concern here.
@@ -18,7 +18,10 @@ mod python;
 mod rewrite;
 #[cfg(test)]
 mod tests;
+mod tuple;
+mod unguarded;
 mod words;
+mod writer;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -30,7 +33,7 @@ use serde_json::Map;
 
 use self::conversation::Wants;
 pub use self::probe::Finding;
-use self::rewrite::Names;
+use self::writer::Names;
 use crate::protocol::Message;
 
 /// What a model without a template of its own gets whose vocabulary has the marks of this one.
@@ -51,11 +54,11 @@ const MAX_SOURCE_BYTES: usize = 1024 * 1024;
 /// with a wide margin.
 const FUEL: u64 = 5_000_000;
 
-/// Bytes that one rendering may make and work on, and so many times the messages' own on top.
+/// Bytes that one rendering may make and work on, and this many times the messages' own on top.
 const MAX_WORK_BYTES: u64 = 256 << 20;
 const MAX_WORK_TIMES: u64 = 64;
 
-/// How long one rendering may take: real templates take milliseconds, and who waits behind it waits as long.
+/// How long one rendering may take: real templates take milliseconds, and whoever waits behind it waits as long.
 const MAX_TIME: Duration = Duration::from_secs(5);
 
 /// Depth of nested macro calls and loops.

@@ -21,7 +21,7 @@ pub(crate) fn devices() -> Vec<Result<Device, UnusableDevice>> {
 
 /// Lists the GPUs in CUDA's order, with the memory that is free now; none in a build without CUDA.
 ///
-/// No GPU is what a machine has whose driver is missing, too old or does not answer.
+/// A machine whose driver is missing, too old or does not answer has no GPU.
 #[cfg(feature = "cuda")]
 pub(crate) fn devices() -> Vec<Result<Device, UnusableDevice>> {
     // cudarc panics where the driver, or one of its functions, is missing.

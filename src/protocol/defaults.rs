@@ -1,4 +1,4 @@
-//! What a request gets that says nothing: of the configuration, else of the model's file, else llama.cpp's.
+//! What a request that says nothing gets: of the configuration, else of the model's file, else of the contract.
 //!
 //! Made at load: first for the configuration alone, to check it, then with the file. Pure.
 
@@ -8,13 +8,10 @@ use super::error::RequestError;
 use super::parameters::{self, Settings, TABLE, json_pairs, reconcile};
 use crate::table::{Given, Rules};
 
-/// What a request that says nothing gets.
-pub type RequestDefaults = Settings;
-
 /// Defaults, and where they come from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Defaults {
-    pub settings: RequestDefaults,
+    pub settings: Settings,
     /// What was found, for the log: `temperature = 0.6 (model file), ...`; empty where all are ours.
     pub found: String,
     /// What the model's file says that cannot be used, and why.
@@ -43,15 +40,19 @@ const KEYS: [(&str, &str); 10] = [
 
 /// Reads the defaults that a model's file and its configuration set.
 ///
-/// `file` has the file's keys `general.sampling.*` without that beginning; what of them no request could say is
-/// left out, as the user cannot help it. `json` is the configuration's `sampling_parameters`, an object of request
-/// parameters.
+/// `contract` is what holds where neither says anything. `file` has the file's keys `general.sampling.*` without
+/// that beginning; what of them no request could say is left out, as the user cannot help it. `json` is the
+/// configuration's `sampling_parameters`, an object of request parameters.
 ///
 /// # Errors
 ///
 /// What is wrong with `json`.
-pub fn defaults(file: &[(String, Given)], json: &str) -> Result<Defaults, RequestError> {
-    let mut settings = Settings::default();
+pub fn defaults(
+    contract: Settings,
+    file: &[(String, Given)],
+    json: &str,
+) -> Result<Defaults, RequestError> {
+    let mut settings = contract;
     let mut notes = Vec::new();
     let mut found: Vec<(&str, String, &str)> = Vec::new();
     for (key, value) in file {
@@ -93,7 +94,8 @@ mod tests {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), value.clone()))
             .collect();
-        let defaults = defaults(&file, json).expect("the configuration is in range");
+        let defaults =
+            defaults(Settings::default(), &file, json).expect("the configuration is in range");
         assert_eq!(defaults.found, expected);
         assert_eq!(defaults.notes, notes);
         defaults.settings

@@ -1,15 +1,15 @@
 //! The request parameters: how to sample, when to stop, whether to stream.
 //!
-//! [`TABLE`] is the one place that knows them; `protocol::parse` reads request
-//! parameters and sampling JSON through it on the intake thread, and `config`
+//! [`TABLE`] is the one place that knows them; contracts read request
+//! parameters and sampling JSON through it on an intake thread, and `config`
 //! the model's defaults at load. Names and ranges follow vLLM, with
 //! llama.cpp's names as synonyms.
 
 use serde_json::{Map, Value};
 
 use super::error::RequestError;
+use super::limits::{MAX_PARAMETERS, MAX_SAMPLING_JSON_BYTES, MAX_STOP_BYTES, MAX_STOP_STRINGS};
 use super::sampling::{MAX_BREAKER_BYTES, MAX_BREAKERS, Mirostat, SamplingParams};
-use super::{MAX_PARAMETERS, MAX_SAMPLING_JSON_BYTES, MAX_STOP_BYTES, MAX_STOP_STRINGS};
 use crate::json;
 use crate::table::Limit::{At, Context};
 use crate::table::{Given, Parameter, Table};
@@ -18,11 +18,14 @@ use crate::table::{Given, Parameter, Table};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub streaming: bool,
+    /// How many tokens' text shares a response, after the first; at least 1.
     pub stream_interval: u32,
     pub sampling: SamplingParams,
+    /// Tokens to generate at most; `None` means until the model stops or the context is full.
     pub max_tokens: Option<u32>,
+    /// Each of 1 to [`MAX_STOP_BYTES`] bytes, at most [`MAX_STOP_STRINGS`].
     pub stop: Vec<String>,
-    /// More variables for the chat template.
+    /// More variables for the chat template; none of `messages`, `tools` and `documents`.
     pub template_kwargs: Map<String, Value>,
 }
 
@@ -62,7 +65,7 @@ impl Settings {
 }
 
 /// The name of the JSON object that carries request parameters.
-pub(super) const SAMPLING_PARAMETERS: &str = "sampling_parameters";
+pub const SAMPLING_PARAMETERS: &str = "sampling_parameters";
 
 /// Below this a temperature overflows the logits it divides; vLLM has the same floor.
 const MIN_TEMPERATURE: f32 = 0.01;
@@ -192,13 +195,6 @@ pub(crate) fn json_pairs(
     name: &'static str,
     text: &str,
 ) -> Result<Vec<(String, Given)>, RequestError> {
-    if text.len() > MAX_SAMPLING_JSON_BYTES {
-        return Err(RequestError::InputTooLong {
-            name,
-            n_bytes: text.len(),
-            max_bytes: MAX_SAMPLING_JSON_BYTES,
-        });
-    }
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }

@@ -1,6 +1,6 @@
 //! How the next token is chosen: what a request says of it.
 //!
-//! Filled by the table of parameters on the intake thread; the sampler of `llama` reads it.
+//! Filled by the table of parameters on an intake thread; the sampler of `llama` reads it.
 
 /// Strings that may break a sequence for DRY: each costs a look at all of the vocabulary.
 pub const MAX_BREAKERS: usize = 16;

@@ -7,7 +7,7 @@
 use regex_lite::Regex;
 
 use crate::config::{self, CacheType, FlashAttention, Parameters, TensorOverride};
-use crate::llama::{ModelFile, Tensor};
+use crate::llama::{ModelFile, TensorInfo};
 use crate::machine::device::Device;
 
 /// One byte in this many of the memory that is free at load may hold what has left the KV cache.
@@ -165,7 +165,7 @@ pub(super) fn n_host(parameters: &Parameters, file: &ModelFile, available: Optio
 }
 
 /// The index of the layer that a tensor belongs to, the output's after the last; `None` for input.
-fn layer_of(tensor: &Tensor, file: &ModelFile, n_layers: usize) -> Option<usize> {
+fn layer_of(tensor: &TensorInfo, file: &ModelFile, n_layers: usize) -> Option<usize> {
     if let Some(rest) = tensor.name.strip_prefix("blk.") {
         let number = rest
             .split('.')
@@ -182,7 +182,7 @@ fn layer_of(tensor: &Tensor, file: &ModelFile, n_layers: usize) -> Option<usize>
 
 /// The numbers that the widest layer makes of a token.
 fn widest(file: &ModelFile) -> u64 {
-    let width = |tensor: &Tensor| match tensor.n_matrices {
+    let width = |tensor: &TensorInfo| match tensor.n_matrices {
         0 | 1 => tensor.n_rows,
         n_matrices => tensor.n_rows * n_matrices.min(u64::from(file.n_experts_used.max(1))),
     };
@@ -195,7 +195,7 @@ fn widest(file: &ModelFile) -> u64 {
 
 /// The numbers that the output makes of a token.
 fn n_outputs(file: &ModelFile) -> u64 {
-    let is_output = |tensor: &&Tensor| [OUTPUT, INPUTS[0]].contains(&tensor.name.as_str());
+    let is_output = |tensor: &&TensorInfo| [OUTPUT, INPUTS[0]].contains(&tensor.name.as_str());
     let outputs = file.tensors.iter().filter(is_output);
     outputs.map(|tensor| tensor.n_rows).max().unwrap_or(0)
 }
@@ -222,7 +222,7 @@ impl Overrides {
         Self(compiled.collect())
     }
 
-    fn home_of(&self, tensor: &Tensor) -> Option<Home> {
+    fn home_of(&self, tensor: &TensorInfo) -> Option<Home> {
         let mut overrides = self.0.iter();
         let found = overrides.find(|(pattern, _)| pattern.is_match(&tensor.name));
         found.map(|(_, home)| *home)

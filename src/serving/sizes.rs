@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::LoadError;
+use super::error::LoadError;
 use super::fit::{Fitted, MIN_AUTOMATIC_N_CTX, N_CTX_STEP};
 use crate::config::{FlashAttention, Parameters, Placement};
 use crate::llama::{self, ModelFile};
@@ -89,12 +89,12 @@ impl HostCache {
         (n_ctx, is_all)
     }
 
-    /// The cells for so many tokens of each part.
+    /// The cells for `n_ctx` tokens of each part.
     pub(super) fn of_parts(&self, n_ctx: u32) -> Result<u32, LoadError> {
         self.checked(n_ctx.saturating_mul(self.n_parts))
     }
 
-    /// Checks that there is memory for so many cells.
+    /// Checks that there is memory for that many cells.
     fn checked(&self, n_ctx: u32) -> Result<u32, LoadError> {
         let n_cells = llama::cells_made(u64::from(n_ctx), u64::from(self.n_parts));
         let needed = self.cell_bytes.saturating_mul(n_cells);

@@ -7,24 +7,26 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::LoadError;
 use super::demand::{Demand, n_host};
+use super::error::LoadError;
 use super::fit::{Fit, Fitted};
 use super::sizes::{self, HostCache, host_memory, n_ctx_on_gpus, n_parts};
+use super::threads::EngineThreads;
 use crate::config::{
     FlashAttention, ModelConfig, Parameters, Placement, SpeculativeMethod, SplitMode,
 };
 use crate::delivery::Delivery;
-use crate::engine::{Drafter, Limits, PromptLookup, Sharing};
-use crate::intake::{Intake, Reading};
+use crate::engine::{Drafter, Limits, PromptLookup, Scheduler, Sharing, Stats};
+use crate::intake::{Bound, Intake};
 use crate::llama::{self, ContextParams, LoadParams, ModelFile, trial};
 use crate::machine::memory;
-use crate::protocol::{self, RequestDefaults, RequestLimits};
+use crate::protocol::{self, Reading, RequestLimits, Settings};
+use crate::worker::Worker;
 
 /// Numbers of a head from which llama.cpp's fused attention kernel of CPUs is the faster one.
 const MIN_FUSED_HEAD: u32 = 64;
 
-/// Rows that drafts fill a step up to. On CPUs, more rows take as much longer as they are more, and so
+/// Rows that drafts fill a step up to. On CPUs, a step takes longer in proportion to its rows, and so
 /// a wrong guess costs what a right one saves: see docs/performance.md.
 const DRAFTED_ROWS: usize = 16;
 
@@ -44,7 +46,7 @@ pub(super) struct Launch<'a> {
 
 /// An engine, and the memory that it takes.
 pub(super) struct Engine {
-    pub(super) intake: Intake,
+    pub(super) threads: EngineThreads,
     /// Bytes of each GPU, by its number, and of host memory, which is `None`.
     pub(super) memory: Vec<(Option<u32>, u64)>,
 }
@@ -62,6 +64,7 @@ impl Launch<'_> {
     pub(super) fn start(
         &self,
         is_serving: Box<dyn Fn() -> bool + Send>,
+        report: Box<dyn FnMut(&Stats) + Send>,
         delivery: &Arc<Delivery>,
     ) -> Result<Engine, LoadError> {
         let parameters = &self.config.parameters;
@@ -131,14 +134,21 @@ impl Launch<'_> {
             limits.n_batch,
             runner.n_threads(),
         );
-        let reading = Reading {
+        let intake = Intake {
             model_name: self.config.name.clone(),
-            defaults,
-            limits: RequestLimits {
-                n_ctx,
-                max_prompt_bytes: parameters.max_prompt_bytes,
+            contract: self.config.contract,
+            reading: Reading {
+                defaults,
+                limits: RequestLimits {
+                    n_ctx,
+                    max_prompt_bytes: parameters.max_prompt_bytes,
+                },
+                strict: parameters.strict_parameters,
             },
-            strict: parameters.strict_parameters,
+            bound: Bound {
+                n_slots,
+                max_queue: parameters.max_queue_size as usize,
+            },
             timeout: match parameters.request_timeout_ms {
                 0 => None,
                 ms => Some(Duration::from_millis(ms.into())),
@@ -146,11 +156,12 @@ impl Launch<'_> {
             template,
             weights,
         };
-        let max_queue = parameters.max_queue_size as usize;
-        let intake = Intake::start(
-            reading, limits, max_queue, runner, drafter, is_serving, delivery,
-        )?;
-        Ok(Engine { intake, memory })
+        let worker = |inbox| {
+            let scheduler = Scheduler::new(limits);
+            Worker::new(inbox, scheduler, runner, drafter, is_serving, report)
+        };
+        let threads = EngineThreads::start(intake, worker, delivery)?;
+        Ok(Engine { threads, memory })
     }
 
     /// Chooses what is to be where, then loads the weights.
@@ -340,10 +351,10 @@ impl Launch<'_> {
         cache.of_parts(n_ctx)
     }
 
-    /// What requests get that do not say, and a line in the log for it.
-    fn defaults(&self, file: &ModelFile, n_ctx: u32) -> Result<RequestDefaults, LoadError> {
+    /// What requests that do not say otherwise get, and a line in the log for it.
+    fn defaults(&self, file: &ModelFile, n_ctx: u32) -> Result<Settings, LoadError> {
         let json = &self.config.parameters.sampling_parameters;
-        let defaults = protocol::defaults(&file.sampling, json)?;
+        let defaults = protocol::defaults((self.config.contract.defaults)(), &file.sampling, json)?;
         defaults.settings.check(n_ctx)?;
         let name = &self.config.name;
         for note in &defaults.notes {

@@ -2,8 +2,12 @@
 //!
 //! Called once at load, by `start`. What a template wants of a conversation is `llama`'s to find out.
 
-use super::LoadError;
+use std::fs;
+use std::path::Path;
+
+use super::error::LoadError;
 use super::start::Launch;
+use crate::config::MAX_TEMPLATE_BYTES;
 use crate::llama::{self, CHATML, CHATML_END, ChatTemplate, RAW};
 
 impl Launch<'_> {
@@ -12,7 +16,7 @@ impl Launch<'_> {
         let parameters = &self.config.parameters;
         let from_file;
         let source = if let Some(path) = &parameters.chat_template_file {
-            from_file = super::read_template(&self.folder.join(path))?;
+            from_file = read_template(&self.folder.join(path))?;
             &from_file
         } else if let Some(source) = &parameters.chat_template {
             source
@@ -50,4 +54,25 @@ impl Launch<'_> {
         );
         source
     }
+}
+
+/// Reads the chat template that the configuration names.
+fn read_template(path: &Path) -> Result<String, LoadError> {
+    let unreadable = |source| LoadError::File {
+        field: Some("config parameter 'chat_template_file'"),
+        path: path.to_owned(),
+        source,
+    };
+    // Opening a pipe would wait for its writer.
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(unreadable(std::io::Error::other("it is no regular file")));
+    }
+    if metadata.len() > MAX_TEMPLATE_BYTES as u64 {
+        return Err(LoadError::TemplateTooLong {
+            path: path.to_owned(),
+            n_bytes: metadata.len(),
+        });
+    }
+    fs::read_to_string(path).map_err(unreadable)
 }

@@ -109,7 +109,7 @@ impl Given {
     }
 
     /// What an error calls it.
-    pub(crate) fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         match self {
             Given::Whole(whole) => whole.to_string(),
             // Debug, since Display writes 1e300 with all its zeros.

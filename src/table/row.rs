@@ -125,7 +125,7 @@ impl<T> Parameter<T> {
         Self::new(name, Kind::Text { max_bytes, set })
     }
 
-    /// At most so many strings of at most so many bytes, as a list or one alone.
+    /// Strings within these bounds, as a list or one alone.
     pub const fn strings(
         name: &'static str,
         max_strings: usize,

@@ -3,13 +3,14 @@
 //! A model folder may have a copy of its own, of another version even. Copies
 //! cannot see each other's symbols, so the first to come makes a page of memory
 //! with a name, and the others find it in the process's list of mappings.
-//! Called in Initialize, which Triton calls for one library at a time.
+//! Called first in Initialize, which Triton calls for one library at a time; then when metrics are made and deleted.
 
 use std::ffi::{CStr, c_int};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 /// The page's name; another number for another meaning of its fields.
@@ -25,6 +26,10 @@ pub(super) struct Shared {
     pub(super) n_in_flight: AtomicU64,
     /// tritonserver's own handlers of SIGINT and SIGTERM, 0 where none was replaced.
     pub(super) handlers: [AtomicUsize; 2],
+    /// Not 0 while a copy makes or deletes metrics: see `metrics.rs`.
+    pub(super) metrics_lock: AtomicU64,
+    /// The address of the list of metric families that all copies use; 0 while it is empty.
+    pub(super) families: AtomicUsize,
 }
 
 impl Shared {
@@ -33,8 +38,24 @@ impl Shared {
             signalled_ns: AtomicU64::new(0),
             n_in_flight: AtomicU64::new(0),
             handlers: [const { AtomicUsize::new(0) }; 2],
+            metrics_lock: AtomicU64::new(0),
+            families: AtomicUsize::new(0),
         }
     }
+}
+
+/// Returns the page; one of this copy's own where the system lends none.
+///
+/// To be called first in Initialize.
+pub(super) fn shared() -> &'static Shared {
+    static SHARED: OnceLock<&Shared> = OnceLock::new();
+    static ALONE: Shared = Shared::new();
+    SHARED.get_or_init(|| {
+        page().unwrap_or_else(|error| {
+            log::warn!("triton-llm: other copies of this library cannot be found: {error}");
+            &ALONE
+        })
+    })
 }
 
 /// Returns the page that is there, or makes it.
@@ -42,7 +63,7 @@ impl Shared {
 /// # Errors
 ///
 /// The system's, where it lists no mappings or has no page for us.
-pub(super) fn shared() -> io::Result<&'static Shared> {
+fn page() -> io::Result<&'static Shared> {
     let address = match find(&fs::read_to_string("/proc/self/maps")?) {
         Some(address) => address,
         None => make()?,
@@ -99,9 +120,9 @@ mod tests {
 
     #[test]
     fn the_page_is_found_again() {
-        let made = shared().expect("a page");
+        let made = page().expect("a page");
         made.n_in_flight.fetch_add(3, Ordering::AcqRel);
-        let found = shared().expect("the page");
+        let found = page().expect("the page");
         assert_eq!(found.n_in_flight.load(Ordering::Acquire), 3);
         assert!(ptr::eq(made, found));
         assert_eq!(found.signalled_ns.load(Ordering::Acquire), 0);

@@ -1,6 +1,6 @@
-//! One request of Triton's, read into our types and released exactly once.
+//! One request of Triton's, its tensors and parameters read into our types, released exactly once.
 //!
-//! Taken over in Execute, read on the intake thread, released by the delivery
+//! Taken over in Execute, read on an intake thread, released by the delivery
 //! thread just before the final response.
 
 use std::ffi::{c_char, c_void};
@@ -9,15 +9,16 @@ use std::ptr::{self, NonNull};
 use super::api::{
     TRITONBACKEND_Input, TRITONBACKEND_Request, TRITONSERVER_DataType, TRITONSERVER_MEMORY_GPU,
     TRITONSERVER_PARAMETER_BOOL, TRITONSERVER_PARAMETER_DOUBLE, TRITONSERVER_PARAMETER_INT,
-    TRITONSERVER_PARAMETER_STRING, TRITONSERVER_REQUEST_RELEASE_ALL, TRITONSERVER_TYPE_BYTES,
-    TRITONSERVER_TYPE_INVALID, api,
+    TRITONSERVER_PARAMETER_STRING, TRITONSERVER_REQUEST_RELEASE_ALL, TRITONSERVER_TYPE_INVALID,
+    api,
 };
+use super::datatype;
 use super::error::{Code, Error, copy_c_str};
 use super::model::{call, discard};
-use crate::protocol::{MAX_SAMPLING_JSON_BYTES, ParamValue, RawRequest};
-
-/// Bytes of the length in front of each element of a BYTES tensor.
-pub(super) const LENGTH_BYTES: usize = 4;
+use crate::table::Given;
+use crate::tensor::{
+    Data, DataType, LENGTH_BYTES, Tensor, TensorError, check_length, split_elements,
+};
 
 /// A request that Triton gave to us.
 ///
@@ -55,20 +56,35 @@ impl Request {
         }
     }
 
-    /// Copies the inputs and the parameters out of the request.
-    ///
-    /// `max_prompt_bytes` bounds `text_input`; the other inputs have a limit of
-    /// their own. Inputs of other names are passed over: Triton has checked them
-    /// against the configuration already.
+    /// Bytes of all inputs together.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        let Ok(n_inputs) = self.n_inputs() else {
+            return 0;
+        };
+        let inputs = (0..n_inputs).filter_map(|index| self.input(index).ok());
+        inputs.map(|input| input.n_bytes).sum()
+    }
+
+    /// Copies the inputs out of the request, those for whose names there is a limit.
     ///
     /// # Errors
     ///
-    /// INVALID_ARG naming the tensor that is too large or malformed.
-    pub(crate) fn read(&self, max_prompt_bytes: usize) -> Result<RawRequest, Error> {
-        let mut raw = RawRequest {
-            parameters: self.parameters()?,
-            ..RawRequest::default()
-        };
+    /// INVALID_ARG naming the tensor that is longer than its limit, or malformed.
+    pub(crate) fn inputs(
+        &self,
+        max_bytes: impl Fn(&str) -> Option<usize>,
+    ) -> Result<Vec<Tensor>, Error> {
+        let mut tensors = Vec::new();
+        for index in 0..self.n_inputs()? {
+            let input = self.input(index)?;
+            if let Some(max_bytes) = max_bytes(&input.name) {
+                tensors.push(input.read(max_bytes)?);
+            }
+        }
+        Ok(tensors)
+    }
+
+    fn n_inputs(&self) -> Result<u32, Error> {
         let mut n_inputs = 0;
         // SAFETY: the request is ours and the count may be written.
         unsafe {
@@ -77,30 +93,28 @@ impl Request {
                 &mut n_inputs
             ))
         }?;
-        for index in 0..n_inputs {
-            let mut input = ptr::null_mut();
-            // SAFETY: the request is ours; the input lives as long as it does.
-            unsafe {
-                call!(TRITONBACKEND_RequestInputByIndex(
-                    self.as_ptr(),
-                    index,
-                    &mut input
-                ))
-            }?;
-            let input = Input::of(input)?;
-            let (slot, max_bytes) = match input.name.as_str() {
-                "text_input" => (&mut raw.text_input, max_prompt_bytes),
-                "sampling_parameters" => (&mut raw.sampling_parameters, MAX_SAMPLING_JSON_BYTES),
-                "parameters" => (&mut raw.parameters_input, MAX_SAMPLING_JSON_BYTES),
-                "stop" => (&mut raw.stop, MAX_SAMPLING_JSON_BYTES),
-                _ => continue,
-            };
-            *slot = Some(split_elements(&input.name, &input.read(max_bytes)?)?);
-        }
-        Ok(raw)
+        Ok(n_inputs)
     }
 
-    fn parameters(&self) -> Result<Vec<(String, ParamValue)>, Error> {
+    fn input(&self, index: u32) -> Result<Input, Error> {
+        let mut input = ptr::null_mut();
+        // SAFETY: the request is ours; the input lives as long as it does.
+        unsafe {
+            call!(TRITONBACKEND_RequestInputByIndex(
+                self.as_ptr(),
+                index,
+                &mut input
+            ))
+        }?;
+        Input::of(input)
+    }
+
+    /// Copies the parameters out of the request.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARG naming the one that is of a kind unknown to us.
+    pub(crate) fn parameters(&self) -> Result<Vec<(String, Given)>, Error> {
         let mut n_parameters = 0;
         // SAFETY: the request is ours and the count may be written.
         unsafe {
@@ -114,7 +128,7 @@ impl Request {
             .collect()
     }
 
-    fn parameter(&self, index: u32) -> Result<(String, ParamValue), Error> {
+    fn parameter(&self, index: u32) -> Result<(String, Given), Error> {
         let mut key: *const c_char = ptr::null();
         let mut value: *const c_void = ptr::null();
         let mut kind = TRITONSERVER_PARAMETER_STRING;
@@ -134,10 +148,10 @@ impl Request {
                 return Err(Error::new(Code::InvalidArg, message));
             }
             let value = match kind {
-                TRITONSERVER_PARAMETER_STRING => ParamValue::String(copy_c_str(value.cast())),
-                TRITONSERVER_PARAMETER_INT => ParamValue::Int(value.cast::<i64>().read()),
-                TRITONSERVER_PARAMETER_BOOL => ParamValue::Bool(value.cast::<u8>().read() != 0),
-                TRITONSERVER_PARAMETER_DOUBLE => ParamValue::Double(value.cast::<f64>().read()),
+                TRITONSERVER_PARAMETER_STRING => Given::Text(copy_c_str(value.cast())),
+                TRITONSERVER_PARAMETER_INT => Given::Whole(value.cast::<i64>().read().into()),
+                TRITONSERVER_PARAMETER_BOOL => Given::Flag(value.cast::<u8>().read() != 0),
+                TRITONSERVER_PARAMETER_DOUBLE => Given::Number(value.cast::<f64>().read()),
                 _ => {
                     let message = format!(
                         "parameter '{key}' is of kind {kind}: must be a string, an integer, \
@@ -165,7 +179,8 @@ struct Input {
     raw: *mut TRITONBACKEND_Input,
     name: String,
     datatype: TRITONSERVER_DataType,
-    byte_size: u64,
+    shape: Vec<i64>,
+    n_bytes: u64,
     n_buffers: u32,
 }
 
@@ -173,45 +188,48 @@ impl Input {
     fn of(raw: *mut TRITONBACKEND_Input) -> Result<Self, Error> {
         let mut name = ptr::null();
         let mut datatype = TRITONSERVER_TYPE_INVALID;
-        let (mut shape, mut n_dims, mut byte_size, mut n_buffers) = (ptr::null(), 0, 0, 0);
-        // SAFETY: the input belongs to a live request; all pointers may be written.
-        let name = unsafe {
+        let (mut shape, mut n_dims, mut n_bytes, mut n_buffers) = (ptr::null(), 0, 0, 0);
+        // SAFETY: the input belongs to a live request; all pointers may be written. Name and shape, of as many
+        // numbers as there are dimensions, live as long as the request.
+        let (name, shape) = unsafe {
             call!(TRITONBACKEND_InputProperties(
                 raw,
                 &mut name,
                 &mut datatype,
                 &mut shape,
                 &mut n_dims,
-                &mut byte_size,
+                &mut n_bytes,
                 &mut n_buffers
             ))?;
-            copy_c_str(name)
+            let shape = match shape.is_null() {
+                true => &[],
+                false => std::slice::from_raw_parts(shape, n_dims as usize),
+            };
+            (copy_c_str(name), shape.to_vec())
         };
         Ok(Self {
             raw,
             name,
             datatype,
-            byte_size,
+            shape,
+            n_bytes,
             n_buffers,
         })
     }
 
-    /// Copies the tensor, unless it is not text or too long.
-    fn read(&self, max_bytes: usize) -> Result<Vec<u8>, Error> {
-        let name = &self.name;
-        let invalid = |problem| {
-            let message = format!("input '{name}' {problem}");
+    /// Copies the tensor, unless it is too long.
+    fn read(self, max_bytes: usize) -> Result<Tensor, Error> {
+        let datatype = datatype::from_triton(self.datatype).ok_or_else(|| {
+            let (name, number) = (&self.name, self.datatype);
+            let message = format!("input '{name}' is of type {number}, which is unknown");
             Error::new(Code::InvalidArg, message)
+        })?;
+        let n_bytes = match datatype {
+            // The length in front of a text is not the client's.
+            DataType::Bytes => self.n_bytes.saturating_sub(LENGTH_BYTES as u64),
+            _ => self.n_bytes,
         };
-        if self.datatype != TRITONSERVER_TYPE_BYTES {
-            return Err(invalid("must be of type BYTES".to_owned()));
-        }
-        // The length in front of the text is not the client's.
-        let n_text_bytes = self.byte_size.saturating_sub(LENGTH_BYTES as u64);
-        if n_text_bytes > max_bytes as u64 {
-            let problem = format!("has {n_text_bytes} bytes: at most {max_bytes} are allowed");
-            return Err(invalid(problem));
-        }
+        check_length(&self.name, n_bytes, max_bytes)?;
         let mut bytes = Vec::new();
         for index in 0..self.n_buffers {
             let (mut buffer, mut n_bytes, mut memory, mut memory_id) = (ptr::null(), 0, 0, 0);
@@ -227,7 +245,11 @@ impl Input {
                     &mut memory_id
                 ))?;
                 if memory == TRITONSERVER_MEMORY_GPU {
-                    return Err(invalid("lies in GPU memory: must be CPU memory".to_owned()));
+                    let message = format!(
+                        "input '{}' lies in GPU memory: must be CPU memory",
+                        self.name
+                    );
+                    return Err(Error::new(Code::InvalidArg, message));
                 }
                 if n_bytes > 0 && !buffer.is_null() {
                     let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
@@ -235,57 +257,20 @@ impl Input {
                 }
             }
         }
-        Ok(bytes)
-    }
-}
-
-/// Splits a BYTES tensor: each element is its length (4 bytes, little endian)
-/// and that many bytes.
-fn split_elements(name: &str, mut bytes: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
-    let mut elements = Vec::new();
-    while !bytes.is_empty() {
-        let (element, rest) = bytes
-            .split_first_chunk::<LENGTH_BYTES>()
-            .and_then(|(length, rest)| {
-                rest.split_at_checked(u32::from_le_bytes(*length).try_into().ok()?)
-            })
-            .ok_or_else(|| {
-                let n_elements = elements.len();
-                let message = format!("input '{name}' ends within element {n_elements}");
-                Error::new(Code::InvalidArg, message)
-            })?;
-        elements.push(element.to_vec());
-        bytes = rest;
-    }
-    Ok(elements)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn elements_of_a_bytes_tensor() {
-        let check = |bytes: &[u8], expected: Result<&[&[u8]], &str>| {
-            let found = split_elements("stop", bytes);
-            let found: Result<Vec<&[u8]>, &str> = match &found {
-                Ok(elements) => Ok(elements.iter().map(Vec::as_slice).collect()),
-                Err(error) => Err(&error.message),
-            };
-            assert_eq!(found, expected.map(<[&[u8]]>::to_vec), "{bytes:?}");
+        let data = match datatype {
+            DataType::Bytes => Data::Bytes(split_elements(&self.name, &bytes)?),
+            datatype => Data::Numbers(datatype, bytes),
         };
-        check(b"", Ok(&[]));
-        check(b"\0\0\0\0", Ok(&[b""]));
-        check(b"\x02\0\0\0hi", Ok(&[b"hi"]));
-        check(b"\x02\0\0\0hi\0\0\0\0\x01\0\0\0!", Ok(&[b"hi", b"", b"!"]));
-        check(b"\x02\0\0", Err("input 'stop' ends within element 0"));
-        check(
-            b"\x02\0\0\0hi\x02\0\0\0h",
-            Err("input 'stop' ends within element 1"),
-        );
-        check(
-            b"\xff\xff\xff\xffhi",
-            Err("input 'stop' ends within element 0"),
-        );
+        Ok(Tensor {
+            name: self.name.into(),
+            shape: self.shape,
+            data,
+        })
+    }
+}
+
+impl From<TensorError> for Error {
+    fn from(error: TensorError) -> Self {
+        Self::new(Code::InvalidArg, error.to_string())
     }
 }

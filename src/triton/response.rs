@@ -1,25 +1,26 @@
 //! The way back to the client: responses, exactly one FINAL, true statistics.
 //!
 //! A [`Responder`] is made in Execute and belongs to one thread at a time: to
-//! Triton's and the intake thread where they refuse a request, else to the
+//! Triton's and an intake thread where they refuse a request, else to the
 //! delivery thread. Whether the client is still there may be asked from any.
 
+use std::ffi::CString;
 use std::ptr::{self, NonNull};
+use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::api::{
     TRITONBACKEND_Response, TRITONBACKEND_ResponseFactory, TRITONSERVER_MEMORY_CPU,
-    TRITONSERVER_MEMORY_GPU, TRITONSERVER_RESPONSE_COMPLETE_FINAL, TRITONSERVER_TYPE_BYTES, api,
+    TRITONSERVER_MEMORY_GPU, TRITONSERVER_RESPONSE_COMPLETE_FINAL, api,
 };
 use super::clock::now_ns;
+use super::datatype;
 use super::error::{Code, Error};
 use super::model::{Attached, call, discard};
-use super::request::{LENGTH_BYTES, Request};
+use super::request::Request;
 use super::shutdown::InFlight;
-
-/// The one output tensor.
-const OUTPUT: &std::ffi::CStr = c"text_output";
+use crate::tensor::{Data, LENGTH_BYTES, Tensor};
 
 /// When a request was worked on, on Triton's clock, for its statistics.
 #[derive(Clone, Copy, Default, Debug)]
@@ -117,7 +118,7 @@ impl Response {
         }
     }
 
-    /// Sends it with an error in place of a text.
+    /// Sends it with an error in place of tensors.
     fn send_error(self, flags: u32, error: &Error) {
         let raw_error = error.clone().into_raw();
         // SAFETY: the response is ours, and Triton's from here on; the error stays ours and is deleted
@@ -138,8 +139,8 @@ pub(crate) struct Responder {
     request: Option<Request>,
     factory: Arc<Factory>,
     instance: Arc<Attached>,
-    /// The output's shape is `[1]`, or `[1, 1]` where the model takes batches.
-    n_dims: u32,
+    /// Whether shapes begin with the dimension of batches, which is 1.
+    batched: bool,
     /// One that could not be filled, and why: the error at the end of the stream goes in it.
     unfilled: Option<(Response, Error)>,
     arrived: Instant,
@@ -159,12 +160,11 @@ impl Responder {
         batched: bool,
     ) -> Result<Self, Error> {
         let factory = Arc::new(Factory::new(&request)?);
-        let n_dims = if batched { 2 } else { 1 };
         Ok(Self {
             request: Some(request),
             factory,
             instance,
-            n_dims,
+            batched,
             unfilled: None,
             arrived: Instant::now(),
             _in_flight: InFlight::begin(),
@@ -189,13 +189,13 @@ impl Responder {
     }
 
     /// Sends one response that is not the last; none follows one that could not be filled.
-    pub(crate) fn send(&mut self, text: &str) -> Result<(), Error> {
-        self.prepare(text)?.send(0)
+    pub(crate) fn send(&mut self, tensors: &[Tensor]) -> Result<(), Error> {
+        self.prepare(tensors)?.send(0)
     }
 
     /// Sends the last response.
-    pub(crate) fn complete(&mut self, text: &str, times: Times) {
-        let response = match self.prepare(text) {
+    pub(crate) fn complete(&mut self, tensors: &[Tensor], times: Times) {
+        let response = match self.prepare(tensors) {
             Ok(response) => response,
             Err(error) => return self.fail(&error, times),
         };
@@ -211,13 +211,16 @@ impl Responder {
         self.send_error(error);
     }
 
-    fn prepare(&mut self, text: &str) -> Result<Response, Error> {
+    fn prepare(&mut self, tensors: &[Tensor]) -> Result<Response, Error> {
         if let Some((_, error)) = &self.unfilled {
             return Err(error.clone());
         }
         let response = Response::new(&self.factory)?;
-        // SAFETY: the response is live, and not sent before it is filled.
-        match unsafe { self.fill(response.0.as_ptr(), text) } {
+        let filled = tensors.iter().try_for_each(|tensor| {
+            // SAFETY: the response is live, and not sent before it is filled.
+            unsafe { self.write(response.0.as_ptr(), tensor) }
+        });
+        match filled {
             Ok(()) => Ok(response),
             Err(error) => {
                 self.unfilled = Some((response, error.clone()));
@@ -226,47 +229,57 @@ impl Responder {
         }
     }
 
-    /// Writes `text` as the response's one output tensor.
+    /// Writes an output of a response.
     ///
     /// # Safety
     ///
     /// `response` is live and not sent yet.
-    unsafe fn fill(&self, response: *mut TRITONBACKEND_Response, text: &str) -> Result<(), Error> {
-        let length = u32::try_from(text.len()).map_err(|_| {
-            let message = format!("a response of {} bytes is too long for Triton", text.len());
-            Error::new(Code::Internal, message)
-        })?;
-        let byte_size = u64::from(length) + LENGTH_BYTES as u64;
-        let shape = [1_i64, 1];
+    unsafe fn write(
+        &self,
+        response: *mut TRITONBACKEND_Response,
+        tensor: &Tensor,
+    ) -> Result<(), Error> {
+        let name = CString::new(tensor.name.as_ref())
+            .map_err(|_| Error::new(Code::Internal, "the name of an output holds a NUL"))?;
+        let batch = self.batched.then_some(1);
+        let shape: Vec<i64> = batch
+            .into_iter()
+            .chain(tensor.shape.iter().copied())
+            .collect();
+        let n_bytes = n_bytes(&tensor.data)?;
         let mut output = ptr::null_mut();
         let mut buffer = ptr::null_mut();
         let (mut memory, mut memory_id) = (TRITONSERVER_MEMORY_CPU, 0);
         // SAFETY: the response is live; name and shape outlive the calls; the
-        // buffer holds `byte_size` bytes and is the CPU's where that is checked.
-        unsafe {
+        // buffer holds `n_bytes` bytes and is the CPU's where that is checked.
+        let buffer = unsafe {
             call!(TRITONBACKEND_ResponseOutput(
                 response,
                 &mut output,
-                OUTPUT.as_ptr(),
-                TRITONSERVER_TYPE_BYTES,
+                name.as_ptr(),
+                datatype::to_triton(tensor.datatype()),
                 shape.as_ptr(),
-                self.n_dims
+                shape.len() as u32
             ))?;
             call!(TRITONBACKEND_OutputBuffer(
                 output,
                 &mut buffer,
-                byte_size,
+                n_bytes as u64,
                 &mut memory,
                 &mut memory_id
             ))?;
-            if memory == TRITONSERVER_MEMORY_GPU || buffer.is_null() {
-                let message = "output 'text_output' must be in CPU memory";
+            if n_bytes > 0 && (memory == TRITONSERVER_MEMORY_GPU || buffer.is_null()) {
+                let message = format!("output '{}' must be in CPU memory", tensor.name);
                 return Err(Error::new(Code::Unsupported, message));
             }
-            let buffer = buffer.cast::<u8>();
-            ptr::copy_nonoverlapping(length.to_le_bytes().as_ptr(), buffer, LENGTH_BYTES);
-            ptr::copy_nonoverlapping(text.as_ptr(), buffer.add(LENGTH_BYTES), text.len());
-        }
+            if n_bytes == 0 {
+                return Ok(());
+            }
+            // So that there are values to make a slice of.
+            ptr::write_bytes(buffer.cast::<u8>(), 0, n_bytes);
+            slice::from_raw_parts_mut(buffer.cast::<u8>(), n_bytes)
+        };
+        copy(&tensor.data, buffer);
         Ok(())
     }
 
@@ -329,6 +342,41 @@ impl Drop for Responder {
                 "the request was dropped before it was answered",
             );
             self.fail(&error, Times::default());
+        }
+    }
+}
+
+/// Bytes that a tensor takes in a response.
+fn n_bytes(data: &Data) -> Result<usize, Error> {
+    match data {
+        Data::Numbers(_, bytes) => Ok(bytes.len()),
+        Data::Bytes(elements) => elements.iter().try_fold(0, |n_bytes, element| {
+            let is_short = u32::try_from(element.len()).is_ok();
+            let error = || {
+                let n_bytes = element.len();
+                let message = format!("a response of {n_bytes} bytes is too long for Triton");
+                Error::new(Code::Internal, message)
+            };
+            let element = is_short.then(|| LENGTH_BYTES + element.len());
+            Ok(n_bytes + element.ok_or_else(error)?)
+        }),
+    }
+}
+
+/// Writes them; the buffer has as many bytes as [`n_bytes`] says.
+fn copy(data: &Data, mut buffer: &mut [u8]) {
+    let mut put = |bytes: &[u8]| {
+        let (place, rest) = std::mem::take(&mut buffer).split_at_mut(bytes.len());
+        place.copy_from_slice(bytes);
+        buffer = rest;
+    };
+    match data {
+        Data::Numbers(_, bytes) => put(bytes),
+        Data::Bytes(elements) => {
+            for element in elements {
+                put(&(element.len() as u32).to_le_bytes());
+                put(element);
+            }
         }
     }
 }

@@ -41,8 +41,6 @@ const POLL: Duration = Duration::from_millis(1);
 
 /// What this copy knows of the stop; nothing in a host that is not the tritonserver program.
 static STOP: OnceLock<Option<Stop>> = OnceLock::new();
-/// Where the system lends no page, this copy is alone.
-static ALONE: Shared = Shared::new();
 
 struct Stop {
     shared: &'static Shared,
@@ -53,12 +51,9 @@ struct Stop {
 
 /// Prepares this copy for a signal; to be called in Initialize.
 pub(crate) fn set_up() {
+    let shared = copies::shared();
     STOP.get_or_init(|| {
         is_tritonserver().then(|| {
-            let shared = copies::shared().unwrap_or_else(|error| {
-                log::warn!("triton-llm: other copies of this library cannot be found: {error}");
-                &ALONE
-            });
             let exit_timeout = exit_timeout(env::args_os());
             Stop {
                 shared,

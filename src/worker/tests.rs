@@ -1,270 +1,12 @@
 //! Tests of the engine's loop with a runner that follows a script and wires that keep a record.
 
-use std::collections::BTreeSet;
+mod bench;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
-
-use crossbeam_channel::{Sender, bounded};
 
 use super::*;
-use crate::delivery::{Arrival, Delivery, Wire};
-use crate::engine::{Limits, Token};
-use crate::permit::Permit;
-use crate::protocol::SamplingParams;
-use crate::triton::Times;
-
-/// Longer than any test waits on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-const ENDLESS: Option<u32> = None;
-
-#[derive(PartialEq, Eq, Debug)]
-enum Ended {
-    Complete,
-    Failed(Code, String),
-}
-
-fn failed(code: Code, message: &str) -> Ended {
-    Ended::Failed(code, message.to_owned())
-}
-
-/// A wire that tells how its stream ended, and that it has sent something.
-struct FakeWire {
-    ended: Option<mpsc::Sender<Ended>>,
-    n_sent: Arc<AtomicUsize>,
-}
-
-impl FakeWire {
-    fn end(&mut self, ended: Ended) {
-        let sender = self.ended.take().expect("a stream ends once");
-        // A test that has seen enough may be gone.
-        let _ = sender.send(ended);
-    }
-}
-
-impl Wire for FakeWire {
-    fn send(&mut self, _: &str) -> Result<(), Error> {
-        self.n_sent.fetch_add(1, Ordering::AcqRel);
-        Ok(())
-    }
-
-    fn complete(&mut self, _: &str, times: Times) {
-        let (scheduled, computed) = (times.scheduled_ns, times.computed_ns);
-        assert!(scheduled.is_some() && scheduled <= computed, "{times:?}");
-        self.end(Ended::Complete);
-    }
-
-    fn fail(&mut self, error: &Error, _: Times) {
-        self.end(failed(error.code, &error.message));
-    }
-}
-
-impl Drop for FakeWire {
-    fn drop(&mut self) {
-        if self.ended.is_some() {
-            self.end(failed(Code::Internal, "dropped"));
-        }
-    }
-}
-
-/// What the runner does with a plan.
-enum Do {
-    Sample,
-    Fail,
-    Panic,
-    /// Samples for all but this sequence.
-    Skip(SequenceId),
-}
-
-/// A runner that asks the test what to do at every step.
-struct FakeRunner<F> {
-    script: F,
-    open: Arc<Mutex<BTreeSet<SequenceId>>>,
-    failures: Vec<(SequenceId, String)>,
-}
-
-impl<F: FnMut(&Plan) -> Do> StepRunner for FakeRunner<F> {
-    fn open(&mut self, id: SequenceId, _: Sampler) {
-        self.open.lock().expect("no test panics with it").insert(id);
-    }
-
-    fn close(&mut self, id: SequenceId) {
-        self.open.lock().expect("as above").remove(&id);
-    }
-
-    fn run(&mut self, plan: &Plan) -> Result<Vec<Sampled>, String> {
-        self.failures.clear();
-        // A real step takes some time, too.
-        thread::sleep(Duration::from_micros(50));
-        let mut skipped = None;
-        match (self.script)(plan) {
-            Do::Sample => {}
-            Do::Fail => return Err("the step failed".to_owned()),
-            Do::Panic => panic!("the test asked for it"),
-            Do::Skip(id) => skipped = Some(id),
-        }
-        let mut out = Vec::new();
-        for row in plan.rows.iter().filter(|row| row.output) {
-            if skipped == Some(row.sequence) {
-                let reason = "no token could be chosen".to_owned();
-                self.failures.push((row.sequence, reason));
-            } else {
-                out.push(Sampled {
-                    sequence: row.sequence,
-                    token: Token(7),
-                    piece: b"x".to_vec(),
-                    end: false,
-                });
-            }
-        }
-        Ok(out)
-    }
-
-    fn failures(&self) -> Vec<(SequenceId, String)> {
-        self.failures.clone()
-    }
-}
-
-/// A worker on its thread, and what a test holds of it.
-struct Bench {
-    delivery: Delivery,
-    jobs: Option<Sender<Job>>,
-    /// Says whether the worker panicked.
-    worker: JoinHandle<bool>,
-    open: Arc<Mutex<BTreeSet<SequenceId>>>,
-    n_in_flight: Arc<AtomicUsize>,
-    n_jobs: u64,
-    /// Of the requests to come.
-    timeout: Option<Duration>,
-}
-
-/// A request and the record of its wire.
-struct Stream {
-    id: SequenceId,
-    ended: mpsc::Receiver<Ended>,
-    n_sent: Arc<AtomicUsize>,
-    is_cancelled: Arc<AtomicBool>,
-}
-
-impl Stream {
-    fn end(&self) -> Ended {
-        self.ended.recv_timeout(PATIENCE).expect("the stream ends")
-    }
-
-    fn wait_for_text(&self) {
-        wait_until(|| self.n_sent.load(Ordering::Acquire) > 0);
-    }
-
-    fn is_running(&self) -> bool {
-        self.ended.try_recv() == Err(mpsc::TryRecvError::Empty)
-    }
-}
-
-fn wait_until(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "it does not come");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-impl Bench {
-    fn start(script: impl FnMut(&Plan) -> Do + Send + 'static) -> Self {
-        Self::watched(script, || true)
-    }
-
-    fn watched(
-        script: impl FnMut(&Plan) -> Do + Send + 'static,
-        is_serving: impl Fn() -> bool + Send + 'static,
-    ) -> Self {
-        let limits = Limits {
-            n_slots: 4,
-            n_cells: 4_000_000,
-            n_ctx: 1_000_000,
-            ..Limits::default()
-        };
-        let (jobs, inbox) = bounded(8);
-        let open = Arc::default();
-        let runner = FakeRunner {
-            script,
-            open: Arc::clone(&open),
-            failures: Vec::new(),
-        };
-        let scheduler = Scheduler::new(limits);
-        let worker = Worker::new(inbox, scheduler, runner, None, Box::new(is_serving));
-        let worker = thread::spawn(move || {
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run())).is_err()
-        });
-        Self {
-            delivery: Delivery::start(|| false).expect("a thread"),
-            jobs: Some(jobs),
-            worker,
-            open,
-            n_in_flight: Arc::default(),
-            n_jobs: 0,
-            timeout: None,
-        }
-    }
-
-    /// Gives the worker a request; an error if it takes none any more.
-    fn try_submit(&mut self, prompt: &[i32], max_tokens: Option<u32>) -> Result<Stream, ()> {
-        let id = SequenceId(self.n_jobs);
-        self.n_jobs += 1;
-        let (sender, ended) = mpsc::channel();
-        let n_sent = Arc::<AtomicUsize>::default();
-        let is_cancelled = Arc::<AtomicBool>::default();
-        let wire = FakeWire {
-            ended: Some(sender),
-            n_sent: Arc::clone(&n_sent),
-        };
-        let cancelled = Arc::clone(&is_cancelled);
-        let outbox = Outbox::new(
-            &self.delivery,
-            Box::new(wire),
-            Box::new(move || cancelled.load(Ordering::Acquire)),
-            Some(1),
-            Arrival {
-                at: Instant::now(),
-                timeout: self.timeout,
-            },
-            format!("request {}", id.0),
-            Permit::take(&self.n_in_flight, 100).expect("few requests"),
-        );
-        let job = Job {
-            sequence: NewSequence {
-                max_tokens,
-                ..NewSequence::new(id, prompt.iter().copied().map(Token).collect())
-            },
-            sampler: Sampler::new(&SamplingParams::default(), &[], 0),
-            outbox,
-        };
-        let jobs = self.jobs.as_ref().expect("the inbox is open");
-        jobs.send(job).map_err(|_| ())?;
-        Ok(Stream {
-            id,
-            ended,
-            n_sent,
-            is_cancelled,
-        })
-    }
-
-    fn submit(&mut self, max_tokens: Option<u32>) -> Stream {
-        self.try_submit(&[1, 2, 3], max_tokens)
-            .expect("the worker takes it")
-    }
-
-    /// Closes the inbox and waits for the worker, which must have forgotten everything.
-    fn stop(mut self) {
-        self.jobs = None;
-        let panicked = self.worker.join().expect("panics are caught");
-        assert!(!panicked);
-        assert_eq!(*self.open.lock().expect("no panic"), BTreeSet::new());
-        // Sends what is pending.
-        drop(self.delivery);
-        assert_eq!(self.n_in_flight.load(Ordering::Acquire), 0);
-    }
-}
+use bench::{Bench, Do, ENDLESS, Ended, Stream, failed, wait_until};
 
 #[test]
 fn streams_complete_beside_each_other() {
@@ -438,5 +180,56 @@ fn not_serving_counts_only_after_serving() {
         );
         assert_eq!(stream.end(), expected);
     }
+    bench.stop();
+}
+
+#[test]
+fn a_request_with_several_answers_ends_with_the_last_of_them() {
+    let mut bench = Bench::start(|_| Do::Sample);
+    let submitted = bench.try_submit_answers(&[1, 2, 3], &[Some(2), ENDLESS, Some(3)]);
+    let stream = submitted.expect("the worker takes it");
+    stream.wait_for_text();
+    wait_until(|| bench.open.lock().expect("no panic").len() == 1);
+    assert!(stream.is_running());
+    stream.is_cancelled.store(true, Ordering::Release);
+    assert_eq!(
+        stream.end(),
+        failed(Code::Cancelled, "the request was cancelled")
+    );
+    let submitted = bench.try_submit_answers(&[1, 2, 3], &[Some(2), Some(5)]);
+    assert_eq!(submitted.expect("as above").end(), Ended::Complete);
+    bench.stop();
+}
+
+#[test]
+fn one_failed_answer_ends_the_whole_request() {
+    let mut bench = Bench::start(|plan| match plan.rows.len() {
+        // The second of the two, once both decode.
+        2 => Do::Skip(SequenceId(1)),
+        _ => Do::Sample,
+    });
+    let submitted = bench.try_submit_answers(&[1, 2, 3], &[ENDLESS, ENDLESS]);
+    let stream = submitted.expect("the worker takes it");
+    assert_eq!(
+        stream.end(),
+        failed(Code::Internal, "no token could be chosen")
+    );
+    wait_until(|| bench.open.lock().expect("no panic").is_empty());
+    bench.stop();
+}
+
+#[test]
+fn how_things_stand_is_reported() {
+    let mut bench = Bench::start(|_| Do::Sample);
+    let streams: Vec<_> = (0..6).map(|_| bench.submit(ENDLESS)).collect();
+    let stats = |bench: &Bench| {
+        let stats = bench.stats.lock().expect("no panic");
+        (stats.n_running, stats.n_waiting)
+    };
+    wait_until(|| stats(&bench) == (4, 2));
+    for stream in &streams {
+        stream.is_cancelled.store(true, Ordering::Release);
+    }
+    wait_until(|| stats(&bench) == (0, 0));
     bench.stop();
 }

@@ -110,8 +110,8 @@ def declared_functions():
 
 @pytest.mark.parametrize("version", SERVERS)
 def test_every_function_we_use_exists(version):
-    """In the libtritonserver of each stock server, the oldest included."""
+    """In the libtritonserver of each stock server, the oldest included: those of metrics, which are optional, too."""
     used = declared_functions() - exported(LIBRARY)
-    assert len(used) > 20
+    assert len(used) > 20 and "TRITONSERVER_MetricIncrement" in used
     missing = used - exported(library_of(version))
     assert not missing, missing

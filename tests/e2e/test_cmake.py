@@ -64,7 +64,7 @@ def test_headers_that_are_not_there(tmp_path):
 
 
 def generate_table(folder, include=None):
-    """Runs build.rs, as the last build compiled it, and returns the table of functions that it makes.
+    """Runs build.rs, as the last build compiled it, and returns the tables of functions that it makes.
 
     A build of its own with TRITON_INCLUDE_DIR set would take minutes; this is the
     one step of it that reads the headers.
@@ -78,11 +78,12 @@ def generate_table(folder, include=None):
     if include:
         environment["TRITON_INCLUDE_DIR"] = str(include)
     done = subprocess.run([program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-    return done, (folder / "triton_api.rs").read_text() if done.returncode == 0 else None
+    tables = [folder / "triton_api.rs", folder / "triton_metrics_api.rs"]
+    return done, "".join(table.read_text() for table in tables) if done.returncode == 0 else None
 
 
 def test_headers_of_another_folder(tmp_path):
-    """TRITON_INCLUDE_DIR's headers, which are C++ and include each other as NVIDIA's do, give the same table as ours."""
+    """TRITON_INCLUDE_DIR's headers, which are C++ and include each other as NVIDIA's do, give the same tables as ours."""
     headers = tmp_path / "include" / "triton" / "core"
     headers.mkdir(parents=True)
     ours = (ROOT / "include" / "triton_abi.h").read_text()
@@ -90,10 +91,10 @@ def test_headers_of_another_folder(tmp_path):
     more = "struct TRITONBACKEND_Unrelated; int TRITONBACKEND_NotUsed(TRITONBACKEND_Unrelated* thing);\n"
     (headers / "tritonbackend.h").write_text(f'#pragma once\n#include "triton/core/tritonserver.h"\n{more}')
     done, ours = generate_table(tmp_path / "ours")
-    assert ours and "TRITONSERVER_LogMessage" in ours, done.stderr
+    assert ours and "TRITONSERVER_LogMessage" in ours and "TRITONSERVER_MetricNew" in ours, done.stderr
     done, theirs = generate_table(tmp_path / "theirs", tmp_path / "include")
     assert theirs == ours, done.stderr
-    # It is that folder which is read: what changes there changes the table.
+    # It is that folder which is read: what changes there changes the tables.
     text = (headers / "tritonserver.h").read_text()
     assert text.count("TRITONSERVER_LogMessage(") == 1
     (headers / "tritonserver.h").write_text(text.replace("TRITONSERVER_LogMessage(", "TRITONSERVER_LogMessage(int more, "))

@@ -207,3 +207,18 @@ def test_one_token_a_response_at_ordinary_speed(start):
     answer = one_response_each(lambda: server.stream(prompt, max_tokens=100, ignore_eos=True))
     assert answer.usage["prompt_tokens"] > 8000 and answer.usage["completion_tokens"] == 100
     assert answer.times[-1] - answer.times[0] > 100 * 0.002, "too fast to be an ordinary speed"
+
+
+def test_a_long_prompt_keeps_no_short_one_waiting(start):
+    """While a prompt of 3 MB is read, which takes seconds, short requests are answered as ever."""
+    server = start(config(n_ctx=1 << 18, n_parallel=4))
+    text = ("The quick brown fox jumps over the lazy dog. " * 70_000)[:3_000_000]
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(server.generate, text, max_tokens=1)
+        n_answered = 0
+        while not long.done():
+            server.stream("Say hello", max_tokens=2).whole()
+            n_answered += 1
+    status, body = long.result()
+    assert status == 400 and "tokens: must be fewer than n_ctx = 262144" in str(body)
+    assert n_answered >= 20

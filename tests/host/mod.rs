@@ -1,11 +1,12 @@
 //! Drives the real library through its exports, with a fake libtritonserver as the host.
 //!
-//! Used by `tests/fake_host.rs`. Compiles `fake_triton.c`, opens it and then
+//! Used by `tests/fake_host` and others. Compiles the fake, opens it and then
 //! the library RTLD_LOCAL, as in-process hosts do, and wraps both in types that
 //! hold what every scenario must: one FINAL, one release before it, statistics
 //! before it, and nothing alive at the end. Both keep process-wide state, so
 //! one [`Server`] exists at a time and the objects are never closed.
 
+mod config;
 mod request;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -13,9 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
+pub use config::Config;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use serde_json::Value;
-
 pub use request::{Ask, Given, Outcome, Running};
 
 pub const INTERNAL: i32 = 1;
@@ -32,6 +32,18 @@ const FINAL: u32 = 1;
 pub const KIND_CPU: c_int = 1;
 pub const KIND_GPU: c_int = 2;
 pub const KIND_MODEL: c_int = 3;
+
+/// Whether the host has metrics, which it may lack: in `tests/fake_metrics.rs` alone.
+const HAS_METRICS: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"fake_metrics");
+
+/// The files of the fake.
+const FILES: [&str; 5] = [
+    "fake.c",
+    "fake_triton.c",
+    "fake_requests.c",
+    "fake_metrics.c",
+    "fake_control.c",
+];
 
 /// What a parameter of an unknown kind points to.
 static ZERO: i64 = 0;
@@ -66,6 +78,7 @@ functions!(Fake {
     fake_live(c_int) -> c_int;
     fake_misuse() -> *const c_char;
     fake_batch_reports() -> u64;
+    fake_series() -> *const c_char;
     fake_backend() -> Ptr;
     fake_model(Ptr, *const c_char, *const c_char, *const c_char, bool) -> Ptr;
     fake_model_ready(Ptr, bool);
@@ -128,7 +141,8 @@ fn open(path: &Path) -> Library {
 /// processes may do it at once.
 fn compile_fake() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_host.so");
+    let name = concat!(env!("CARGO_CRATE_NAME"), ".so");
+    let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let new = object.with_extension(std::process::id().to_string());
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let compiler = cc::Build::new()
@@ -144,10 +158,16 @@ fn compile_fake() -> PathBuf {
         .get_compiler();
     let mut command: Command = compiler.to_command();
     command
-        .args(["-std=gnu11", "-shared", "-pthread", "-I"])
-        .arg(root.join("include"));
-    command
-        .arg(root.join("tests/host/fake_triton.c"))
+        .args([
+            "-std=gnu11",
+            "-shared",
+            "-pthread",
+            "-fvisibility=hidden",
+            "-I",
+        ])
+        .arg(root.join("include"))
+        .arg(format!("-DHAS_METRICS={}", i32::from(HAS_METRICS)))
+        .args(FILES.map(|file| root.join("tests/host").join(file)))
         .arg("-o")
         .arg(&new);
     let status = command.status().expect("a C compiler can be started");
@@ -222,6 +242,9 @@ impl Server {
                 "instances",
                 "backends",
                 "attributes",
+                "labels",
+                "metrics",
+                "series",
             ];
             for (kind, name) in kinds.into_iter().enumerate() {
                 assert_eq!((fake.fake_live)(kind as c_int), 0, "{name} left alive");
@@ -267,6 +290,15 @@ impl Server {
     pub fn n_batch_reports(&self) -> u64 {
         // SAFETY: a plain call into the fake.
         unsafe { (self.host.fake.fake_batch_reports)() }
+    }
+
+    /// What is shown as metrics: each series and its value.
+    pub fn series(&self) -> Vec<String> {
+        // SAFETY: a plain call into the fake.
+        let shown = text(unsafe { (self.host.fake.fake_series)() }).unwrap_or_default();
+        let mut shown: Vec<String> = shown.lines().map(str::to_owned).collect();
+        shown.sort();
+        shown
     }
 
     /// What the backend prefers where a configuration names no instance group: kind and count.
@@ -347,91 +379,6 @@ impl Server {
                 }
             }
         }
-    }
-}
-
-/// A model configuration, as far as scenarios change any.
-#[derive(Clone)]
-pub struct Config {
-    pub name: &'static str,
-    pub max_batch_size: u32,
-    pub auto_complete: bool,
-    /// Of the one instance; the configuration's group has it, too.
-    pub kind: c_int,
-    /// Whether Triton gives that instance no requests.
-    pub is_passive: bool,
-    pub parameters: Vec<(&'static str, String)>,
-    /// Fields of the configuration in place of those above.
-    pub fields: Vec<(&'static str, Value)>,
-}
-
-impl Default for Config {
-    /// Greedy, small, and one thread only: scenarios are about the wire.
-    fn default() -> Self {
-        let parameters = [
-            ("sampling_parameters", r#"{"temperature": 0}"#),
-            ("n_threads", "1"),
-            ("n_ctx", "8192"),
-            ("n_parallel", "8"),
-        ]
-        .map(|(name, value)| (name, value.to_owned()));
-        Self {
-            name: "demo",
-            max_batch_size: 0,
-            auto_complete: true,
-            kind: KIND_CPU,
-            is_passive: false,
-            parameters: parameters.into(),
-            fields: Vec::new(),
-        }
-    }
-}
-
-impl Config {
-    /// Sets a parameter.
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.parameters.retain(|(known, _)| *known != name);
-        self.parameters.push((name, value.into()));
-        self
-    }
-
-    /// Sets a field other than a parameter.
-    pub fn field(mut self, name: &'static str, value: Value) -> Self {
-        self.fields.push((name, value));
-        self
-    }
-
-    /// Places the instance.
-    pub fn on(mut self, kind: c_int) -> Self {
-        self.kind = kind;
-        self
-    }
-
-    fn json(&self) -> String {
-        let kind = ["KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"][self.kind as usize];
-        let parameters: serde_json::Map<String, Value> = self
-            .parameters
-            .iter()
-            .map(|(name, value)| {
-                (
-                    (*name).to_owned(),
-                    serde_json::json!({ "string_value": value }),
-                )
-            })
-            .collect();
-        let mut json = serde_json::json!({
-            "name": self.name,
-            "backend": "llm",
-            "max_batch_size": self.max_batch_size,
-            "input": [],
-            "output": [],
-            "instance_group": [{ "name": self.name, "kind": kind, "count": 1, "gpus": [] }],
-            "parameters": parameters,
-        });
-        for (field, value) in &self.fields {
-            json[*field] = value.clone();
-        }
-        json.to_string()
     }
 }
 

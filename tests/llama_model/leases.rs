@@ -160,7 +160,8 @@ fn lose() {
     };
     let runner = Runner::new(model.clone(), &params);
     let mut runner = runner.unwrap_or_else(|error| panic!("{error}"));
-    runner.open(SequenceId(1), model.sampler(&greedy(), &[]));
+    let sampler = model.sampler(&greedy(), &[]);
+    runner.open(SequenceId(1), sampler.expect("every rule can be made"));
     let computed = runner.run(&plan(&[0], &[row(1, 0, 5, 0, true)]));
     assert!(computed.is_ok(), "{computed:?}");
 

@@ -214,7 +214,9 @@ pub fn try_one(path: &Path, use_mmap: bool) -> bool {
     };
     let token = |at: usize| tokens.get(at).map_or(0, |token| token.0);
     for sequence in [1, 2] {
-        let sampler = model.sampler(&greedy(), &tokens);
+        let sampler = model
+            .sampler(&greedy(), &tokens)
+            .expect("every rule can be made");
         runner.open(SequenceId(sequence), sampler);
     }
     // Errors are answers.

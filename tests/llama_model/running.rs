@@ -77,7 +77,8 @@ pub fn generate_with(
     let now = Instant::now();
     for ((prompt, params, max_tokens), id) in requests.iter().zip(0..) {
         let id = SequenceId(id);
-        runner.open(id, runner.model().sampler(params, prompt));
+        let sampler = runner.model().sampler(params, prompt);
+        runner.open(id, sampler.expect("every rule can be made"));
         let new = NewSequence {
             max_tokens: Some(*max_tokens),
             ..NewSequence::new(id, prompt.clone())
@@ -245,7 +246,8 @@ fn bad_plans_are_refused_and_cost_only_their_slots() {
     let model = model();
     let mut runner = runner(model, 2);
     let id = SequenceId(1);
-    runner.open(id, runner.model().sampler(&greedy(), &[Token(5)]));
+    let sampler = runner.model().sampler(&greedy(), &[Token(5)]);
+    runner.open(id, sampler.expect("every rule can be made"));
     let refused = |problem| RunError::Row { row: 0, problem };
     let too_many: Vec<_> = (0..65).map(|pos| row(1, 0, 5, pos, false)).collect();
     let three = [

@@ -28,7 +28,10 @@ fn answers(
             ignore_eos: true,
             ..SamplingParams::default()
         };
-        let sampler = runner.model().sampler(&params, prompt);
+        let sampler = runner
+            .model()
+            .sampler(&params, prompt)
+            .expect("every rule can be made");
         runner.open(SequenceId(seed), sampler);
         let new = NewSequence {
             max_tokens: Some(N_ANSWER),

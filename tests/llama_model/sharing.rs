@@ -257,7 +257,11 @@ impl Run {
             ignore_eos: true,
             ..SamplingParams::default()
         };
-        let sampler = self.runner.model().sampler(&greedy, &prompt);
+        let sampler = self
+            .runner
+            .model()
+            .sampler(&greedy, &prompt)
+            .expect("every rule can be made");
         self.runner.open(SequenceId(id), sampler);
         self.prompts.insert(id, prompt.clone());
         self.answers.insert(id, Vec::new());

@@ -33,7 +33,10 @@ impl Slots {
             ..SamplingParams::default()
         };
         for slot in 0..n_slots {
-            let sampler = runner.model().sampler(&greedy, &[]);
+            let sampler = runner
+                .model()
+                .sampler(&greedy, &[])
+                .expect("every rule can be made");
             runner.open(SequenceId(slot as u64), sampler);
         }
         let held = vec![Vec::new(); n_slots + runner.n_kept()];

@@ -51,7 +51,7 @@ fn every_kind_of_weight_can_be_tried() {
         let matrix = matrix.expect("it has an output").clone();
         file.tensors = kinds
             .iter()
-            .map(|&kind| triton_llm::llama::Tensor {
+            .map(|&kind| triton_llm::llama::TensorInfo {
                 kind,
                 ..matrix.clone()
             })

@@ -2,6 +2,7 @@
 
 mod drafts;
 mod fake;
+mod operations;
 mod parking;
 mod policy;
 mod random;

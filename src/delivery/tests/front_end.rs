@@ -11,15 +11,15 @@ use super::*;
 struct SocketWire(UnixStream, FakeWire);
 
 impl Wire for SocketWire {
-    fn send(&mut self, text: &str) -> Result<(), Error> {
+    fn send(&mut self, tensors: &[Tensor]) -> Result<(), Error> {
         match matches!(self.0.write(&[0; 17]), Ok(17)) {
-            true => self.1.send(text),
+            true => self.1.send(tensors),
             false => Ok(()),
         }
     }
 
-    fn complete(&mut self, text: &str, times: Times) {
-        self.1.complete(text, times);
+    fn complete(&mut self, tensors: &[Tensor], times: Times) {
+        self.1.complete(tensors, times);
     }
 
     fn fail(&mut self, error: &Error, times: Times) {
@@ -33,16 +33,16 @@ fn nothing_is_lost_by_a_thread_that_does_not_read_and_nobody_else_waits_for_it()
     socket.set_nonblocking(true).expect("an open socket");
     let delivery = start();
     let neighbour = Stream::new(&delivery, true, Fault::None);
-    let stream = Stream::through(&delivery, Some(1), false, |wire| {
+    let stream = Stream::through(&delivery, (Some(1), 1), false, |wire| {
         Box::new(SocketWire(socket, wire))
     });
     let mut expected = String::new();
     // Longer than the socket has room for.
     let busy_until = Instant::now() + Duration::from_millis(600);
     while Instant::now() < busy_until {
-        stream.outbox.push("x");
+        stream.push("x");
         expected.push('x');
-        neighbour.outbox.push("y");
+        neighbour.push("y");
         thread::sleep(STREAM_GAP);
     }
     neighbour.complete();
@@ -84,7 +84,7 @@ fn a_silent_stream_gets_a_response_without_a_text_where_its_client_may_be_gone()
     let later = Stream::new(&delivery, true, Fault::None);
     let speaking = Stream::new(&delivery, true, Fault::None);
     let whole = Stream::new(&delivery, false, Fault::None);
-    speaking.outbox.push("a");
+    speaking.push("a");
     assert_eq!(speaking.next(), chunk("a"));
     let early = silent.record.recv_timeout(LOOK_FOR_HANGUPS * 2);
     assert_eq!(

@@ -2,13 +2,16 @@
 //!
 //! Asked where a model is loaded and a context is made.
 
-/// What a processor can do.
+#[cfg(target_arch = "x86_64")]
+use super::x86::{HasAvx2, HasAvx512};
+
+/// What a processor can do; there is none of a kind that this one has not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Instructions {
     #[cfg(target_arch = "x86_64")]
-    Avx512,
+    Avx512(HasAvx512),
     #[cfg(target_arch = "x86_64")]
-    Avx2,
+    Avx2(HasAvx2),
     #[cfg(target_arch = "aarch64")]
     Neon,
     /// What the library is built for.
@@ -16,40 +19,22 @@ pub(super) enum Instructions {
 }
 
 impl Instructions {
-    /// Those of this architecture, the best first.
-    const ALL: &[Self] = &[
-        #[cfg(target_arch = "x86_64")]
-        Self::Avx512,
-        #[cfg(target_arch = "x86_64")]
-        Self::Avx2,
-        #[cfg(target_arch = "aarch64")]
-        Self::Neon,
-        Self::Scalar,
-    ];
-
     /// Those of this processor, the best first.
     pub(super) fn here() -> impl Iterator<Item = Self> {
-        Self::ALL.iter().copied().filter(|this| this.are_here())
+        let all = [
+            #[cfg(target_arch = "x86_64")]
+            HasAvx512::here().map(Self::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            HasAvx2::here().map(Self::Avx2),
+            #[cfg(target_arch = "aarch64")]
+            Some(Self::Neon),
+            Some(Self::Scalar),
+        ];
+        all.into_iter().flatten()
     }
 
     /// The best of this processor.
     pub(super) fn best() -> Self {
         Self::here().next().unwrap_or(Self::Scalar)
-    }
-
-    fn are_here(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        let has_avx2 = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => has_avx2 && is_x86_feature_detected!("avx512f"),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => has_avx2,
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => true,
-            Self::Scalar => true,
-        }
     }
 }

@@ -1,33 +1,28 @@
-//! The arithmetic of attention.
+//! The arithmetic of attention: a bundle of rows and heads, tile by tile of the cells that they look at.
 //!
-//! Softmax is computed as it goes: for each query the highest score so far, the sum of what the
-//! exponentials of scores are beside it, and the sum of values by these weights. All of it in f32, and
+//! Softmax is computed as it goes, and beside it the sum of values by its weights. All of it in f32, and
 //! for each query in an order that only the positions of its own cells decide.
 
-use std::array;
 use std::ops::Range;
 
-use super::STRIP;
+use super::cells::{self, Cells, Numbers};
 use super::instructions::Instructions;
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
 use super::operands::Operands;
 use super::products::{AddFrom, ForQueries, ScoreCells, ScoreStrips};
 use super::read::{Take, prefetch, read};
-use super::strip::{self, Numbers, Strip};
-use super::visible::{Block, TILE, Tile, Visible};
+use super::softmax::Softmax;
+use super::strip::{STRIP, Strip};
+use super::visible::{Bundle, TILE, Tile, Visible};
 #[cfg(target_arch = "x86_64")]
-use super::x86::{Avx2, Avx512};
-use crate::llama::exp::{Lanes, exp};
-
-/// Strips of a tile of cells.
-const STRIPS: usize = TILE / STRIP;
+use super::x86::{Avx2, Avx512, HasAvx2, HasAvx512};
 
 /// So few queries are computed from the cells as they are: what it costs to put these in strips comes
 /// back only with more.
 const FEW: usize = 12;
 
-/// Room for one block's numbers.
+/// Room for one bundle's numbers.
 #[derive(Default)]
 pub(super) struct Buffers {
     /// For each query its numbers, scaled.
@@ -38,22 +33,11 @@ pub(super) struct Buffers {
     keys: Vec<f32>,
     /// For each strip of numbers of a value, and each cell of a tile, that strip.
     values: Vec<f32>,
-    states: Vec<State>,
+    states: Vec<Softmax>,
     /// For each query the sums of its values.
     sums: Vec<f32>,
     /// The queries that look at a tile.
     active: Vec<usize>,
-}
-
-/// Where a query is.
-#[derive(Clone, Copy)]
-pub(super) struct State {
-    max: f32,
-    sum: f32,
-    /// What the sums are to be multiplied with before something is added to them.
-    pub(super) keep: f32,
-    /// Of each cell of a tile the score, then its weight.
-    pub(super) weights: [f32; TILE],
 }
 
 /// Computes one thread's part.
@@ -63,29 +47,29 @@ pub(super) fn run(
     visible: &Visible,
     buffers: &mut Buffers,
 ) {
-    for block in &visible.blocks {
-        let part = Part { operands, block };
+    for bundle in &visible.bundles {
+        let part = Part { operands, bundle };
         match instructions {
-            // SAFETY: the processor has them, see `Instructions`.
+            // SAFETY: the processor has what the function is compiled for: `HasAvx512` is made nowhere else.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { part.attend_avx512(buffers) },
-            // SAFETY: as above.
+            Instructions::Avx512(here) => unsafe { part.attend_avx512(here, buffers) },
+            // SAFETY: as above, with `HasAvx2`.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => unsafe { part.attend_avx2(buffers) },
+            Instructions::Avx2(here) => unsafe { part.attend_avx2(here, buffers) },
             #[cfg(target_arch = "aarch64")]
-            Instructions::Neon => part.attend::<Neon, 4, 1, 1>(buffers),
-            Instructions::Scalar => part.attend::<[f32; STRIP], 2, 1, 1>(buffers),
+            Instructions::Neon => part.attend::<Neon, 4, 1, 1>((), buffers),
+            Instructions::Scalar => part.attend::<[f32; STRIP], 2, 1, 1>((), buffers),
         }
     }
 }
 
-/// A block, and where its numbers are.
+/// A bundle, and where its numbers are.
 struct Part<'a> {
     operands: &'a Operands,
-    block: &'a Block,
+    bundle: &'a Bundle,
 }
 
-/// Those heads of a block that share keys and values.
+/// Those heads of a bundle that share keys and values.
 struct Group {
     /// Which keys and values, and of which stream.
     place: [usize; 2],
@@ -97,14 +81,14 @@ struct Group {
 impl Part<'_> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn attend_avx2(&self, buffers: &mut Buffers) {
-        self.attend::<Avx2, 4, 1, 1>(buffers);
+    fn attend_avx2(&self, here: HasAvx2, buffers: &mut Buffers) {
+        self.attend::<Avx2, 4, 1, 1>(here, buffers);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx2,fma,f16c")]
-    fn attend_avx512(&self, buffers: &mut Buffers) {
-        self.attend::<Avx512, 6, 4, 4>(buffers);
+    fn attend_avx512(&self, here: HasAvx512, buffers: &mut Buffers) {
+        self.attend::<Avx512, 6, 4, 4>(here, buffers);
     }
 
     /// As many at a time as there are registers for: `N` queries and `M` strips, or `F` queries where
@@ -112,43 +96,45 @@ impl Part<'_> {
     #[inline(always)]
     fn attend<S: Strip, const N: usize, const M: usize, const F: usize>(
         &self,
+        here: S::Here,
         buffers: &mut Buffers,
     ) {
-        let Self { operands, block } = self;
+        let Self { operands, bundle } = self;
         buffers.begin(self);
-        let mut tiles = block.tiles.iter().peekable();
+        let mut tiles = bundle.tiles.iter().peekable();
         while let Some(tile) = tiles.next() {
             let next = tiles.peek().map_or(&[][..], |tile| tile.cells());
             for group in self.groups() {
                 prefetch(&operands.k, group.place, next);
                 prefetch(&operands.v, group.place, next);
-                buffers.attend_tile::<S, N, M, F>(operands, &group, tile);
+                buffers.attend_tile::<S, N, M, F>(here, operands, &group, tile);
             }
         }
         for group in self.groups() {
-            for (row_idx, row) in block.rows.clone().enumerate() {
+            for (row_idx, row) in bundle.rows.clone().enumerate() {
                 for (head_idx, head) in group.heads.clone().enumerate() {
                     let query = group.first + row_idx * group.heads.len() + head_idx;
                     let numbers = buffers.end(query, operands.sink(head));
-                    // SAFETY: each row and head is in one block of one thread.
-                    unsafe { operands.write([row, head, block.stream], numbers) };
+                    // SAFETY: `Visible` has each row and head of a stream in one bundle of one thread, and llama.cpp
+                    // has nobody look at the result before all threads are done.
+                    unsafe { operands.write([row, head, bundle.stream], numbers) };
                 }
             }
         }
     }
 
     fn groups(&self) -> impl Iterator<Item = Group> {
-        let Self { operands, block } = self;
-        let heads = block.heads.clone();
+        let Self { operands, bundle } = self;
+        let heads = bundle.heads.clone();
         let n_per_group = operands.n_heads_per_group();
         let groups = heads.start / n_per_group..heads.end.div_ceil(n_per_group);
         groups.map(move |group| {
             let start = heads.start.max(group * n_per_group);
             let end = heads.end.min((group + 1) * n_per_group);
             Group {
-                place: [group, block.stream],
+                place: [group, bundle.stream],
                 heads: start..end,
-                first: (start - heads.start) * block.rows.len(),
+                first: (start - heads.start) * bundle.rows.len(),
             }
         })
     }
@@ -157,21 +143,21 @@ impl Part<'_> {
 impl Buffers {
     /// Takes the queries of a part.
     fn begin(&mut self, part: &Part) {
-        let Part { operands, block } = part;
+        let Part { operands, bundle } = part;
         let (n_numbers, n_values) = (operands.k.ne[0], operands.v.ne[0]);
         self.queries.clear();
         for group in part.groups() {
-            for row in block.rows.clone() {
+            for row in bundle.rows.clone() {
                 for head in group.heads.clone() {
-                    let query = operands.query(row, head, block.stream);
+                    let query = operands.query(row, head, bundle.stream);
                     self.queries
                         .extend(query.iter().map(|number| number * operands.scale));
                 }
             }
         }
-        let n_queries = block.rows.len() * block.heads.len();
+        let n_queries = bundle.rows.len() * bundle.heads.len();
         self.states.clear();
-        self.states.resize(n_queries, State::NONE);
+        self.states.resize(n_queries, Softmax::NONE);
         self.sums.clear();
         self.sums.resize(n_queries * n_values, 0.0);
         self.keys.resize(TILE * n_numbers, 0.0);
@@ -181,6 +167,7 @@ impl Buffers {
     #[inline(always)]
     fn attend_tile<S: Strip, const N: usize, const M: usize, const F: usize>(
         &mut self,
+        here: S::Here,
         operands: &Operands,
         group: &Group,
         tile: &Tile,
@@ -193,32 +180,32 @@ impl Buffers {
         });
         self.active.clear();
         self.active.extend(looks.clone().map(|(query, _)| query));
-        read::<S, N, M, F>(
+        read(
             k,
             group.place,
             cells,
             &mut self.floats,
-            Score {
+            Score::<S, N, M, F> {
+                here,
                 active: &self.active,
                 queries: &self.queries,
-                n_numbers: k.ne[0],
                 n_cells: cells.len(),
                 strips: &mut self.keys,
                 states: &mut self.states,
             },
         );
         for (query, seen) in looks {
-            self.states[query].weigh::<S>(seen, operands.softcap);
+            self.states[query].weigh::<S>(here, seen, operands.softcap);
         }
-        read::<S, N, M, F>(
+        read(
             v,
             group.place,
             cells,
             &mut self.floats,
-            Add {
+            Add::<S, N, M, F> {
+                here,
                 active: &self.active,
                 states: &self.states,
-                n_values: v.ne[0],
                 n_cells: cells.len(),
                 strips: &mut self.values,
                 sums: &mut self.sums,
@@ -235,160 +222,113 @@ impl Buffers {
     }
 }
 
-impl State {
-    const NONE: Self = Self {
-        max: f32::NEG_INFINITY,
-        sum: 0.0,
-        keep: 1.0,
-        weights: [0.0; TILE],
-    };
-
-    /// Makes the scores of a tile weights.
-    #[inline(always)]
-    fn weigh<S: Strip>(&mut self, seen: u64, softcap: f32) {
-        if softcap != 0.0 {
-            for score in &mut self.weights {
-                *score = softcap * (*score / softcap).tanh();
-            }
-        }
-        let weights = self.weights.as_mut_ptr();
-        let bits = |at: usize| (seen >> (at * STRIP)) as u16;
-        // SAFETY: there are so many strips.
-        let scores: [S; STRIPS] = array::from_fn(|at| unsafe { S::load(weights.add(at * STRIP)) });
-        let scores: [S; STRIPS] =
-            array::from_fn(|at| scores[at].where_bits(bits(at), f32::NEG_INFINITY));
-        let highest = scores
-            .into_iter()
-            .reduce(S::max)
-            .map_or(self.max, S::highest);
-        let max = Lanes::max(highest, self.max);
-        self.keep = exp(self.max - max);
-        self.max = max;
-        let mut total = S::splat(0.0);
-        for (at, score) in scores.into_iter().enumerate() {
-            let weight = exp(score.add(S::splat(-max))).where_bits(bits(at), 0.0);
-            // SAFETY: as above.
-            unsafe { weight.store(weights.add(at * STRIP)) };
-            total = total.add(weight);
-        }
-        self.sum = self.sum * self.keep + total.total();
-    }
-
-    /// What the sums are to be multiplied with in the end.
-    fn end(&self, sink: Option<f32>) -> f32 {
-        let (sum, scale) = match sink {
-            Some(sink) if sink > self.max => {
-                let scale = (self.max - sink).exp();
-                (self.sum * scale + 1.0, scale)
-            }
-            Some(sink) => (self.sum + (sink - self.max).exp(), 1.0),
-            None => (self.sum, 1.0),
-        };
-        if sum == 0.0 { 0.0 } else { scale / sum }
-    }
-}
-
 /// Computes the scores of a tile's cells.
-struct Score<'a> {
+struct Score<'a, S: Strip, const N: usize, const M: usize, const F: usize> {
+    here: S::Here,
     active: &'a [usize],
     queries: &'a [f32],
-    n_numbers: usize,
     n_cells: usize,
     strips: &'a mut [f32],
-    states: &'a mut [State],
+    states: &'a mut [Softmax],
 }
 
-impl Take for Score<'_> {
+impl<S: Strip, const N: usize, const M: usize, const F: usize> Take for Score<'_, S, N, M, F> {
     #[inline(always)]
-    unsafe fn take<C: Numbers, S: Strip, const N: usize, const M: usize, const F: usize>(
-        self,
-        cells: &[C; TILE],
-    ) {
-        let n_numbers = self.n_numbers;
+    fn take<C: Numbers>(self, cells: &Cells<C>) {
+        let (here, n_numbers) = (self.here, cells.n_numbers());
         if self.active.len() <= FEW {
-            ScoreCells {
+            let from = ScoreCells::<S, C> {
+                here,
                 cells,
                 n_columns: self.n_cells.div_ceil(4),
                 queries: self.queries,
-                n_numbers,
                 states: self.states,
-            }
-            .run::<S, F, 1>(self.active);
-            return;
+            };
+            return from.run::<F, 1>(self.active);
         }
-        assert!(self.strips.len() >= TILE * n_numbers);
+        assert!(self.strips.len() >= TILE * n_numbers && n_numbers.is_multiple_of(STRIP));
         let eights = self.n_cells.div_ceil(STRIP) * 2;
-        for (eight_idx, cells) in cells.as_chunks::<8>().0[..eights].iter().enumerate() {
+        let all = &cells.all().as_chunks::<8>().0[..eights];
+        for (eight_idx, eight) in all.iter().enumerate() {
             let (strip, half) = (eight_idx / 2, eight_idx % 2);
             for at in (0..n_numbers).step_by(8) {
                 let to = (strip * n_numbers + at) * STRIP + half * 8;
-                // SAFETY: there is room for all numbers, as asserted.
-                unsafe { strip::turn::<S::Eight, _>(*cells, at, self.strips.as_mut_ptr().add(to)) };
+                // SAFETY: `at` and `n_numbers` are multiples of 8, so from each of `Cells` on there are 8 numbers
+                // more than `at`. What is written ends at `(strip * n_numbers + at + 8) * STRIP` at most, which is
+                // within the `TILE / STRIP` strips of `n_numbers` times `STRIP` numbers that are asserted.
+                unsafe {
+                    let to = self.strips.as_mut_ptr().add(to);
+                    cells::turn::<S::Eight, _>(S::eight(here), *eight, at, to);
+                }
             }
         }
-        ScoreStrips {
+        ScoreStrips::<S> {
+            here,
             strips: self.strips,
             n_columns: self.n_cells.div_ceil(STRIP),
             queries: self.queries,
             n_numbers,
             states: self.states,
         }
-        .run::<S, 3, 2>(self.active);
+        .run::<3, 2>(self.active);
     }
 }
 
 /// Adds the values of a tile's cells to the sums, by their weights.
-struct Add<'a> {
+struct Add<'a, S: Strip, const N: usize, const M: usize, const F: usize> {
+    here: S::Here,
     active: &'a [usize],
-    states: &'a [State],
-    n_values: usize,
+    states: &'a [Softmax],
     n_cells: usize,
     strips: &'a mut [f32],
     sums: &'a mut [f32],
 }
 
-impl Take for Add<'_> {
+impl<S: Strip, const N: usize, const M: usize, const F: usize> Take for Add<'_, S, N, M, F> {
     #[inline(always)]
-    unsafe fn take<C: Numbers, S: Strip, const N: usize, const M: usize, const F: usize>(
-        self,
-        cells: &[C; TILE],
-    ) {
+    fn take<C: Numbers>(self, cells: &Cells<C>) {
         let Self {
+            here,
             active,
             states,
-            n_values,
             n_cells,
             strips,
             sums,
         } = self;
+        let n_values = cells.n_numbers();
         if active.len() <= FEW {
-            let from = AddFrom {
+            let from = AddFrom::<S, _> {
+                here,
                 values: cells,
                 n_cells,
                 n_values,
                 states,
                 sums,
             };
-            return from.run::<S, F, 4>(active);
+            return from.run::<F, 4>(active);
         }
         assert!(strips.len() >= TILE * n_values);
-        for (cell_idx, cell) in cells[..n_cells].iter().enumerate() {
+        const { assert!(S::N == STRIP) };
+        for (cell_idx, cell) in cells.all()[..n_cells].iter().enumerate() {
             for column in 0..n_values / STRIP {
                 let to = (column * TILE + cell_idx) * STRIP;
-                // SAFETY: there is room for all numbers, as asserted, and each cell has so many.
+                // SAFETY: from each of `Cells` on, `n_values` numbers can be read, which `STRIP` times the columns
+                // are at most. `cell_idx` is below `TILE`, so what is written ends at `(column + 1) * TILE * STRIP`
+                // at most, which is within the `n_values * TILE` that are asserted.
                 unsafe {
-                    cell.load::<S>(column * STRIP)
-                        .store(strips.as_mut_ptr().add(to))
-                };
+                    let strip: S = cell.load(here, column * STRIP);
+                    strip.store(strips.as_mut_ptr().add(to));
+                }
             }
         }
-        AddFrom {
+        AddFrom::<S, _> {
+            here,
             values: &*strips,
             n_cells,
             n_values,
             states,
             sums,
         }
-        .run::<S, N, M>(active);
+        .run::<N, M>(active);
     }
 }

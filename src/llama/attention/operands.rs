@@ -7,7 +7,7 @@ use std::slice;
 
 use llama_cpp_sys_2 as sys;
 
-use super::STRIP;
+use super::strip::STRIP;
 
 /// Where, among a node's parameters, those are kept that a custom node has no place for.
 const SCALE: usize = 8;
@@ -27,9 +27,13 @@ struct CustomParams {
     user_data: *mut c_void,
 }
 
-/// One tensor: its numbers, of `kind`, those of dimension 0 one after the other.
+/// One source of a node: its numbers, of `kind`, those of dimension 0 one after the other.
+///
+/// # Invariants
+/// At each index below `ne` in dimensions 1 to 3 lie `ne[0]` numbers, in one allocation: as long as the node is
+/// computed, they can be read. `data` and `nb` are multiples of a number's alignment.
 #[derive(Clone, Copy)]
-pub(super) struct Tensor {
+pub(super) struct Operand {
     pub(super) data: *const u8,
     pub(super) kind: sys::ggml_type,
     pub(super) ne: [usize; 4],
@@ -37,16 +41,20 @@ pub(super) struct Tensor {
 }
 
 /// The sources and the result of one node.
+///
+/// # Invariants
+/// As long as the node is computed, `out` has room for the result, one row behind the other, and `sinks` a
+/// number for each head; both are aligned.
 #[derive(Clone, Copy)]
 pub(super) struct Operands {
     /// Numbers, rows, heads, streams; f32.
-    pub(super) q: Tensor,
+    pub(super) q: Operand,
     /// Numbers, cells, groups of heads, streams; of any type that can be made f32.
-    pub(super) k: Tensor,
+    pub(super) k: Operand,
     /// As `k`, with as many numbers as the result has.
-    pub(super) v: Tensor,
+    pub(super) v: Operand,
     /// Cells, rows, 1, streams; f16, 0 where a row looks at a cell and negative infinity elsewhere.
-    pub(super) mask: Tensor,
+    pub(super) mask: Operand,
     /// For each head a score that takes part with no value.
     sinks: Option<*const f32>,
     out: *mut f32,
@@ -59,16 +67,25 @@ pub(super) struct Operands {
 
 impl Operands {
     /// Those of llama.cpp's own node; `None` where it is of a kind that is not computed here.
-    pub(super) fn of_flash(node: &sys::ggml_tensor) -> Option<Self> {
+    ///
+    /// # Safety
+    /// It is a node of a graph that llama.cpp has allocated in the memory of this process: its sources are null
+    /// or such tensors too. What is returned is used no longer than the node may be computed.
+    pub(super) unsafe fn of_flash(node: &sys::ggml_tensor) -> Option<Self> {
         let [scale, max_bias, softcap] = [0, 1, 2].map(|at| param(node, at));
-        let operands = Self::new(node, scale, softcap, None)?;
+        // SAFETY: as the caller says.
+        let operands = unsafe { Self::new(node, scale, softcap, None) }?;
         (max_bias == 0.0).then_some(operands)
     }
 
     /// Those of a node with parameters of [`Operands::write_params`].
-    pub(super) fn of_replaced(node: &sys::ggml_tensor) -> Option<Self> {
+    ///
+    /// # Safety
+    /// As for [`Operands::of_flash`].
+    pub(super) unsafe fn of_replaced(node: &sys::ggml_tensor) -> Option<Self> {
         let cache = usize::try_from(node.op_params[CACHE]).ok();
-        Self::new(node, param(node, SCALE), param(node, SOFTCAP), cache)
+        // SAFETY: as the caller says.
+        unsafe { Self::new(node, param(node, SCALE), param(node, SOFTCAP), cache) }
     }
 
     /// Makes llama.cpp's own parameters those of a custom node that all threads compute.
@@ -85,7 +102,8 @@ impl Operands {
         };
         const { assert!(size_of::<CustomParams>() <= SCALE * size_of::<i32>()) };
         let place = (&raw mut node.op_params).cast::<CustomParams>();
-        // SAFETY: the parameters have room for it, as asserted.
+        // SAFETY: `op_params` are numbers, any of which may be written, and have room for `CustomParams` before
+        // `SCALE`, as asserted; they need not be aligned for it.
         unsafe { place.write_unaligned(params) };
         node.op_params[SCALE] = scale;
         node.op_params[SOFTCAP] = softcap;
@@ -97,15 +115,18 @@ impl Operands {
         node.op_params[CACHE] = cache.map_or(-1, |cache| cache as i32);
     }
 
-    fn new(
+    /// # Safety
+    /// As for [`Operands::of_flash`].
+    unsafe fn new(
         node: &sys::ggml_tensor,
         scale: f32,
         softcap: f32,
         cache: Option<usize>,
     ) -> Option<Self> {
-        let [q, k, v, mask] = [0, 1, 2, 3].map(|at| tensor(node.src[at]));
-        let (q, k, v, mask) = (q?, k?, v?, mask?);
-        let sinks = node.src[4];
+        // SAFETY: the sources are null or tensors in the memory of this process, says the caller.
+        let source = |at: usize| unsafe { operand(node.src[at]) };
+        let (q, k, v, mask) = (source(0)?, source(1)?, source(2)?, source(3)?);
+        let sinks = source(4);
         let [n_values, n_heads, n_rows, n_streams] = node.ne.map(|n| n as usize);
         let [n_numbers, n_cells, n_groups, _] = k.ne;
         let is_known = q.kind == sys::GGML_TYPE_F32
@@ -120,6 +141,9 @@ impl Operands {
             && n_groups > 0
             && n_numbers % STRIP == 0
             && n_values % STRIP == 0
+            && sinks.is_none_or(|sinks| sinks.kind == sys::GGML_TYPE_F32 && sinks.ne[0] == n_heads)
+            && sinks.is_none() == node.src[4].is_null()
+            && node.data.cast::<f32>().is_aligned()
             && node.nb[1] == n_values * size_of::<f32>()
             && node.nb[2] == n_heads * node.nb[1]
             && node.nb[3] == n_rows * node.nb[2];
@@ -128,8 +152,7 @@ impl Operands {
             k,
             v,
             mask,
-            // SAFETY: where there are sinks, llama.cpp has checked that they are f32, one for each head.
-            sinks: (!sinks.is_null()).then(|| unsafe { (*sinks).data }.cast::<f32>().cast_const()),
+            sinks: sinks.map(|sinks| sinks.data.cast()),
             out: node.data.cast(),
             scale,
             softcap,
@@ -155,19 +178,22 @@ impl Operands {
     }
 
     pub(super) fn query(&self, row: usize, head: usize, stream: usize) -> &[f32] {
-        let n_numbers = self.q.ne[0];
-        // SAFETY: llama.cpp has the tensor in memory in this shape, computed and aligned.
-        unsafe { slice::from_raw_parts(self.q.at([row, head, stream]).cast(), n_numbers) }
+        assert!(self.q.has([row, head, stream]));
+        let numbers = self.q.at([row, head, stream]).cast();
+        // SAFETY: the index is in the operand, so `ne[0]` numbers lie there, of its kind, which is f32.
+        unsafe { slice::from_raw_parts(numbers, self.q.ne[0]) }
     }
 
     /// What a row says of the cells.
     pub(super) fn mask(&self, row: usize, stream: usize) -> &[u16] {
-        let n_cells = self.mask.ne[0];
-        // SAFETY: as above.
-        unsafe { slice::from_raw_parts(self.mask.at([row, 0, stream]).cast(), n_cells) }
+        assert!(self.mask.has([row, 0, stream]));
+        let cells = self.mask.at([row, 0, stream]).cast();
+        // SAFETY: as above; the mask is of f16, each of which has the bits of a u16.
+        unsafe { slice::from_raw_parts(cells, self.mask.ne[0]) }
     }
 
     pub(super) fn sink(&self, head: usize) -> Option<f32> {
+        assert!(head < self.n_heads());
         // SAFETY: there is one for each head.
         self.sinks.map(|sinks| unsafe { *sinks.add(head) })
     }
@@ -175,50 +201,64 @@ impl Operands {
     /// Writes the result of a row and head, all its numbers.
     ///
     /// # Safety
-    /// Nobody else writes it.
+    /// Nobody else reads or writes the result of this row and head meanwhile.
     pub(super) unsafe fn write(
         &self,
         [row, head, stream]: [usize; 3],
         numbers: impl Iterator<Item = f32>,
     ) {
+        assert!(self.q.has([row, head, stream]));
         let n_values = self.v.ne[0];
         let idx = (stream * self.n_rows() + row) * self.n_heads() + head;
         for (at, number) in numbers.take(n_values).enumerate() {
-            // SAFETY: the result is contiguous and has so many numbers.
+            // SAFETY: the result has `n_values` numbers for each of the `idx` rows and heads before this one, as
+            // it is contiguous, and for this one, of which `at` is one.
             unsafe { self.out.add(idx * n_values + at).write(number) };
         }
     }
 }
 
-impl Tensor {
+impl Operand {
     /// The bytes of dimension 0.
     pub(super) fn row_bytes(&self) -> usize {
-        // SAFETY: it looks a valid type up in a constant table.
+        // SAFETY: the call looks a kind up in ggml's constant table, and this one was read from a tensor.
         unsafe { sys::ggml_row_size(self.kind, self.ne[0] as i64) }
     }
 
-    /// The first number at an index in dimensions 1 to 3.
+    /// Whether there is such an index in dimensions 1 to 3.
+    fn has(&self, [i1, i2, i3]: [usize; 3]) -> bool {
+        i1 < self.ne[1] && i2 < self.ne[2] && i3 < self.ne[3]
+    }
+
+    /// Where the first number at an index in dimensions 1 to 3 is, if there is such an index.
     pub(super) fn at(&self, [i1, i2, i3]: [usize; 3]) -> *const u8 {
-        debug_assert!(i1 < self.ne[1] && i2 < self.ne[2] && i3 < self.ne[3]);
-        // SAFETY: llama.cpp has the tensor in memory in this shape.
-        unsafe {
-            self.data
-                .add(i1 * self.nb[1] + i2 * self.nb[2] + i3 * self.nb[3])
-        }
+        self.data
+            .wrapping_add(i1 * self.nb[1] + i2 * self.nb[2] + i3 * self.nb[3])
     }
 }
 
 /// A tensor whose numbers can be read; `None` where there is none.
-fn tensor(tensor: *const sys::ggml_tensor) -> Option<Tensor> {
-    // SAFETY: a source is null or a tensor of the graph.
+///
+/// # Safety
+/// It is null or a tensor that llama.cpp has allocated in the memory of this process.
+unsafe fn operand(tensor: *const sys::ggml_tensor) -> Option<Operand> {
+    // SAFETY: it is null or a tensor, says the caller.
     let tensor = unsafe { tensor.as_ref()? };
-    // SAFETY: both only look a valid type up in a constant table.
+    // SAFETY: both only look a tensor's kind up in ggml's constant table.
     let (n_bytes, to_float) = unsafe {
         let traits = &*sys::ggml_get_type_traits(tensor.type_);
         (sys::ggml_type_size(tensor.type_), traits.to_float)
     };
+    let alignment = match tensor.type_ {
+        sys::GGML_TYPE_F32 => align_of::<f32>(),
+        sys::GGML_TYPE_F16 => align_of::<u16>(),
+        // Read byte by byte.
+        _ => 1,
+    };
+    let is_aligned = tensor.data.addr().is_multiple_of(alignment)
+        && tensor.nb.iter().all(|n| n.is_multiple_of(alignment));
     let can_be_read = tensor.type_ == sys::GGML_TYPE_F32 || to_float.is_some();
-    (can_be_read && tensor.nb[0] == n_bytes).then(|| Tensor {
+    (can_be_read && is_aligned && tensor.nb[0] == n_bytes).then(|| Operand {
         data: tensor.data.cast_const().cast(),
         kind: tensor.type_,
         ne: tensor.ne.map(|n| n as usize),

@@ -33,6 +33,10 @@ struct Cache {
 }
 
 /// The keys of one layer, cell by cell.
+///
+/// # Invariants
+/// From `data` on lie `n_cells` times `stride` bytes of the cache of a context, which can be read between steps as
+/// long as there is the context: its owner, who alone asks then, ends it last.
 #[derive(Clone, Copy)]
 struct Keys {
     data: *const u8,
@@ -47,25 +51,26 @@ struct Written {
     n_cells: usize,
 }
 
-// SAFETY: the numbers of a cache are only read between steps, by the owner of its context; the other
-// pointers are only compared then.
+// SAFETY: nothing is bound to a thread: the pointers are to memory that llama.cpp shares among its threads. What
+// reads there asks for `&mut self`.
 unsafe impl Send for Positions {}
-// SAFETY: as above.
+// SAFETY: `&self` gives positions alone, which are no pointers.
 unsafe impl Sync for Positions {}
 
 impl Positions {
     /// Takes what a node says that comes before one of attention.
     ///
     /// # Safety
-    /// It is a node of a graph that is about to be computed: what goes into the graph is there.
+    /// It is a node of a graph that llama.cpp has allocated in the memory of this process and is about to compute:
+    /// its sources are null or such tensors too, and the graph's inputs hold their numbers.
     pub(super) unsafe fn note(&mut self, node: &sys::ggml_tensor) {
-        // SAFETY: a source is null or a tensor of the graph.
+        // SAFETY: a source is null or a tensor, says the caller.
         let Some(source) = (unsafe { node.src[1].as_ref() }) else {
             return;
         };
         let n_numbers = source.ne[0] as usize;
         match node.op {
-            sys::GGML_OP_SET_ROWS if source.type_ == sys::GGML_TYPE_I64 => {
+            sys::GGML_OP_SET_ROWS if is_row::<i64>(source, sys::GGML_TYPE_I64) => {
                 self.written.push(Written {
                     keys: Keys {
                         data: node.data.cast_const().cast(),
@@ -76,8 +81,9 @@ impl Positions {
                     n_cells: n_numbers,
                 });
             }
-            sys::GGML_OP_ROPE if source.type_ == sys::GGML_TYPE_I32 => {
-                // SAFETY: it goes into the graph, and has so many numbers.
+            sys::GGML_OP_ROPE if is_row::<u32>(source, sys::GGML_TYPE_I32) => {
+                // SAFETY: positions are an input of the graph: `n_numbers` of them, one after the other, aligned. Any
+                // bits are a u32.
                 let rows = unsafe { slice::from_raw_parts(source.data.cast::<u32>(), n_numbers) };
                 self.rows.clear();
                 self.rows.extend(rows);
@@ -89,10 +95,11 @@ impl Positions {
     /// The cache that a node of attention looks at, after taking where its rows were written to.
     ///
     /// # Safety
-    /// As for [`Positions::note`]; all nodes before it were noted.
+    /// As for [`Positions::note`], which was told all nodes of the graph before this one, and of no other graph
+    /// since the last call.
     pub(super) unsafe fn cache_of(&mut self, node: &sys::ggml_tensor) -> Option<usize> {
         let written = std::mem::take(&mut self.written);
-        // SAFETY: see above.
+        // SAFETY: a source is null or a tensor, says the caller.
         let keys = unsafe { root(node.src[1]) };
         let known = |caches: &[Cache]| caches.iter().position(|cache| cache.keys.data == keys);
         let Some(written) = written.iter().find(|written| written.keys.data == keys) else {
@@ -111,7 +118,8 @@ impl Positions {
         let cache = &mut self.caches[idx];
         if cache.keys.data == keys && self.rows.len() >= written.n_cells {
             cache.cells = written.cells;
-            // SAFETY: it goes into the graph, and has so many numbers.
+            // SAFETY: which cells are written is an input of this graph: `note` has seen that there are `n_cells`
+            // numbers, one after the other, aligned.
             let cells = unsafe { slice::from_raw_parts(written.cells, written.n_cells) };
             for (&cell, &position) in cells.iter().zip(&self.rows) {
                 if let Some(at) = cache.positions.get_mut(cell as usize) {
@@ -163,7 +171,8 @@ impl Keys {
         let mut print = Print::default();
         if cell < self.n_cells {
             let n_bytes = self.stride.min(print.len());
-            // SAFETY: llama.cpp has the cell in memory, and nobody writes to it between steps.
+            // SAFETY: the cell is one of `n_cells`, of which each has `stride` bytes; `n_bytes` are no more. Nobody
+            // writes to them between steps.
             let bytes =
                 unsafe { slice::from_raw_parts(self.data.add(cell * self.stride), n_bytes) };
             print[..n_bytes].copy_from_slice(bytes);
@@ -172,12 +181,20 @@ impl Keys {
     }
 }
 
+/// Whether the numbers of dimension 0 are of this kind, one after the other, and aligned as `T`.
+fn is_row<T>(tensor: &sys::ggml_tensor, kind: sys::ggml_type) -> bool {
+    tensor.type_ == kind
+        && tensor.nb[0] == size_of::<T>()
+        && tensor.data.cast::<T>().is_aligned()
+        && !tensor.data.is_null()
+}
+
 /// Where the tensor begins that keys are a part of; llama.cpp may have changed their type on the way.
 ///
 /// # Safety
-/// It is a source of a node of a graph.
+/// It is null or a tensor of a graph: its sources, and what it is a view of, are null or such tensors too.
 unsafe fn root(mut keys: *const sys::ggml_tensor) -> *const u8 {
-    // SAFETY: a source is null or a tensor of the graph, and so is what it is a view of.
+    // SAFETY: it is null or a tensor, says the caller, and so is each that follows from it.
     while let Some(tensor) = unsafe { keys.as_ref() } {
         keys = match tensor {
             tensor if tensor.op == sys::GGML_OP_CPY => tensor.src[0],

@@ -5,8 +5,7 @@
 
 use std::array;
 
-use super::STRIP;
-use super::strip::{Eight, Load, Strip, in_order};
+use super::strip::{Eight, Load, STRIP, Strip, in_order};
 use crate::llama::exp::Lanes;
 
 /// A number in half precision.
@@ -26,29 +25,32 @@ fn widened(half: u16) -> f32 {
     f32::from_bits(number | sign)
 }
 
-impl<const N: usize> Load for [f32; N] {
+impl<const NUMBERS: usize> Load for [f32; NUMBERS] {
+    type Here = ();
+    const N: usize = NUMBERS;
+
     #[inline(always)]
-    unsafe fn load(numbers: *const f32) -> Self {
-        // SAFETY: the caller has made sure of it.
+    unsafe fn load((): (), numbers: *const f32) -> Self {
+        // SAFETY: `N` numbers can be read, says the caller, which are one array; any bits are numbers.
         unsafe { numbers.cast::<Self>().read_unaligned() }
     }
 
     #[inline(always)]
-    unsafe fn load_half(numbers: *const u16) -> Self {
-        // SAFETY: the caller has made sure of it.
-        unsafe { numbers.cast::<[u16; N]>().read_unaligned() }.map(widened)
+    unsafe fn load_half((): (), numbers: *const u16) -> Self {
+        // SAFETY: as above, of two bytes each.
+        unsafe { numbers.cast::<[u16; NUMBERS]>().read_unaligned() }.map(widened)
     }
 
     #[inline(always)]
     unsafe fn store(self, numbers: *mut f32) {
-        // SAFETY: the caller has made sure of it.
+        // SAFETY: `N` numbers can be written, says the caller, which are one array.
         unsafe { numbers.cast::<Self>().write_unaligned(self) };
     }
 }
 
 impl Lanes for [f32; STRIP] {
     #[inline(always)]
-    fn splat(number: f32) -> Self {
+    fn all(self, number: f32) -> Self {
         [number; STRIP]
     }
 
@@ -82,6 +84,14 @@ impl Strip for [f32; STRIP] {
     type Eight = [f32; 8];
 
     #[inline(always)]
+    fn eight((): ()) {}
+
+    #[inline(always)]
+    fn splat((): (), number: f32) -> Self {
+        [number; STRIP]
+    }
+
+    #[inline(always)]
     fn where_bits(self, bits: u16, other: f32) -> Self {
         array::from_fn(|at| if bits >> at & 1 == 1 { self[at] } else { other })
     }
@@ -102,7 +112,7 @@ impl Strip for [f32; STRIP] {
     }
 
     #[inline(always)]
-    unsafe fn call<T>(closure: impl FnOnce() -> T) -> T {
+    fn call<T>((): (), closure: impl FnOnce() -> T) -> T {
         closure()
     }
 }

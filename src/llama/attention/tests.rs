@@ -159,13 +159,16 @@ fn processors_agree_to_the_bit() {
 }
 
 /// The whole range of half precision.
-fn check_halves<S: Strip>() {
+fn check_halves<S: Strip>(here: S::Here) {
     for first in (0..=u16::MAX).step_by(STRIP) {
         let halves: [u16; STRIP] = std::array::from_fn(|at| first + at as u16);
         let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_ne_bytes()).collect();
         let mut found = [0.0; STRIP];
-        // SAFETY: the processor has the instructions, and there are so many numbers and room for them.
-        unsafe { S::call(|| S::load_half(halves.as_ptr()).store(found.as_mut_ptr())) };
+        const { assert!(S::N == STRIP) };
+        S::call(here, || {
+            // SAFETY: the array has `STRIP` numbers.
+            unsafe { S::load_half(here, halves.as_ptr()) }.put(&mut found);
+        });
         let expected = decoded(sys::GGML_TYPE_F16, &bytes, STRIP);
         for (found, expected) in found.into_iter().zip(expected) {
             let is_same = found.to_bits() == expected.to_bits();
@@ -182,12 +185,12 @@ fn every_number_in_half_precision_is_read() {
     for instructions in Instructions::here() {
         match instructions {
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => check_halves::<x86::Avx512>(),
+            Instructions::Avx512(here) => check_halves::<x86::Avx512>(here),
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => check_halves::<x86::Avx2>(),
+            Instructions::Avx2(here) => check_halves::<x86::Avx2>(here),
             #[cfg(target_arch = "aarch64")]
-            Instructions::Neon => check_halves::<neon::Neon>(),
-            Instructions::Scalar => check_halves::<[f32; STRIP]>(),
+            Instructions::Neon => check_halves::<neon::Neon>(()),
+            Instructions::Scalar => check_halves::<[f32; STRIP]>(()),
         }
     }
 }
@@ -218,7 +221,8 @@ fn a_panic_is_a_failure_that_is_told_once() {
     let mut node = Node::new(&small());
     assert!(node.ask(&attention));
     let user_data = ptr::from_ref(&*attention).cast_mut().cast();
-    // SAFETY: the node was replaced; a second thread has no place to compute in.
+    // SAFETY: the node was replaced, its sources are there, and nobody else looks at them; a second thread has no
+    // place to compute in.
     unsafe { compute(&raw mut node.node, 1, 2, user_data) };
     assert!(attention.take_failure());
     assert!(!attention.take_failure());

@@ -11,7 +11,7 @@ use super::operands::Operands;
 /// Cells that are computed together: as many as a `u64` has bits.
 pub(super) const TILE: usize = u64::BITS as usize;
 
-/// Queries that are computed together, if there are so many: each is a row and a head.
+/// Queries that are computed together, if there are that many: each is a row and a head.
 const MAX_QUERIES: usize = 64;
 
 /// Rows are computed together if one looks at as many of the cells of those before it, out of four.
@@ -24,7 +24,7 @@ const UNSEEN: u16 = 0xFC00;
 pub(super) struct Visible {
     /// Whose it is: the mask, and the numbers of heads.
     key: Key,
-    pub(super) blocks: Vec<Block>,
+    pub(super) bundles: Vec<Bundle>,
 }
 
 type Key = (*const u8, usize, usize);
@@ -33,7 +33,7 @@ type Key = (*const u8, usize, usize);
 unsafe impl Send for Visible {}
 
 /// Rows that look at much the same cells, and heads.
-pub(super) struct Block {
+pub(super) struct Bundle {
     pub(super) stream: usize,
     pub(super) rows: Range<usize>,
     pub(super) heads: Range<usize>,
@@ -48,12 +48,15 @@ pub(super) struct Tile {
     cells: [u32; TILE],
     /// The positions that have a cell.
     held: u64,
-    /// Rows of the block that look at it, and at which positions.
+    /// Rows of the bundle that look at it, and at which positions.
     pub(super) looks: Vec<(usize, u64)>,
 }
 
 impl Visible {
     /// Finds this thread's part, of an equal amount of work for each.
+    ///
+    /// The parts of all threads, which are told the same but for their numbers, have each row and head of a
+    /// stream once, in one bundle.
     ///
     /// A cell without one of these positions has its own number for one.
     pub(super) fn find(
@@ -63,17 +66,17 @@ impl Visible {
         n_threads: usize,
     ) -> Self {
         let n_heads = operands.n_heads();
-        let blocks = Block::all(operands, positions);
-        let total: u64 = blocks
+        let bundles = Bundle::all(operands, positions);
+        let total: u64 = bundles
             .iter()
-            .map(|block| block.cost() * n_heads as u64)
+            .map(|bundle| bundle.cost() * n_heads as u64)
             .sum();
         let [start, end] =
             [thread_idx, thread_idx + 1].map(|n| total * n as u64 / n_threads as u64);
         let mut before = 0;
         let mut own = Vec::new();
-        for mut block in blocks {
-            let cost = block.cost();
+        for mut bundle in bundles {
+            let cost = bundle.cost();
             // A head is the thread's in whose part it begins.
             let head = |limit: u64| {
                 limit
@@ -81,25 +84,25 @@ impl Visible {
                     .div_ceil(cost)
                     .min(n_heads as u64)
             };
-            block.heads = head(start) as usize..head(end) as usize;
+            bundle.heads = head(start) as usize..head(end) as usize;
             before += cost * n_heads as u64;
-            if !block.heads.is_empty() {
-                own.push(block);
+            if !bundle.heads.is_empty() {
+                own.push(bundle);
             }
         }
         Self {
             key: key(operands),
-            blocks: own,
+            bundles: own,
         }
     }
 
-    /// Whether it was found for this mask and so many heads.
+    /// Whether it was found for this mask and this many heads.
     pub(super) fn is_for(&self, operands: &Operands) -> bool {
         self.key == key(operands)
     }
 }
 
-impl Block {
+impl Bundle {
     /// Those of all rows, with no heads.
     fn all(operands: &Operands, positions: &[u32]) -> Vec<Self> {
         let max_rows = (MAX_QUERIES / operands.n_heads_per_group()).max(1);
@@ -210,7 +213,7 @@ impl Tile {
     }
 }
 
-/// The cells that the first row of a block looks at. `cells` is room for them.
+/// The cells that the first row of a bundle looks at. `cells` is room for them.
 fn tiles(mask: &[u16], positions: &[u32], cells: &mut Vec<u64>) -> Vec<Tile> {
     cells.clear();
     for (chunk_idx, chunk) in mask.chunks(TILE).enumerate() {

@@ -1,16 +1,14 @@
-//! The keys of a header, and what a model must say in them.
+//! The header of one file: its keys and its table of tensors, as they were read.
 //!
-//! Used by [`ModelFile`] alone. What is missing or out of range here would make llama.cpp assert, or
-//! fail without a reason; `architecture` and `vocabulary` hold the checks of their keys.
+//! Used while a model file is read. What is out of range here would make llama.cpp assert, or fail without a
+//! reason; what a model must say in its keys is not known here.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::ModelFile;
-use super::architecture::{Keys, Lengths};
 use super::error::{Problem, value};
-use super::source::{ARRAY, INT32, MAX_KEPT, Metadata, STRING, Source};
-use super::tensors::{self, Tensor};
+use super::source::{ARRAY, INT32, Metadata, STRING, Source};
+use super::tensors::{self, TensorInfo};
 use super::vocabulary::{self, Tokens};
 use crate::table::Given;
 
@@ -20,24 +18,17 @@ const MAX_TENSORS: u64 = 262_144;
 const MAX_ARRAY_ELEMENTS: u64 = 1 << 27;
 const MAX_SHARDS: u64 = 4_096;
 
-/// llama.cpp's limit; as many elements of an array are kept.
-const MAX_LAYERS: u64 = MAX_KEPT;
-
 /// How the keys begin that say how to sample where a request does not.
 const SAMPLING: &str = "general.sampling.";
 
 const DEFAULT_ALIGNMENT: u64 = 32;
 
-/// The tensor with a row for each position, where positions are learned: ggml asserts that a position
-/// has one.
-const POSITIONS: &str = "position_embd.weight";
-
 /// A header as it was read, before it is known to be of a model.
 pub(super) struct Header {
     pub(super) n_bytes: u64,
-    pub(super) tensors: Vec<Tensor>,
+    pub(super) tensors: Vec<TensorInfo>,
     values: HashMap<String, Metadata>,
-    tokens: Tokens,
+    pub(super) tokens: Tokens,
 }
 
 impl Header {
@@ -158,83 +149,8 @@ impl Header {
         }
     }
 
-    /// What the keys say about a model of these shards and tensors.
-    pub(super) fn model(
-        self,
-        shards: Vec<PathBuf>,
-        n_bytes: u64,
-        tensors: Vec<Tensor>,
-    ) -> Result<ModelFile, Problem> {
-        let architecture = self.text("general.architecture")?;
-        let keys = Keys {
-            header: &self,
-            architecture: &architecture,
-        };
-        keys.check_generates()?;
-        let tokenizer = self.text("tokenizer.ggml.model")?;
-        let pre_tokenizer = self.text("tokenizer.ggml.pre").unwrap_or_default();
-        self.tokens
-            .check(&tokenizer, &pre_tokenizer)
-            .map_err(Problem::Vocabulary)?;
-        let n_layers = keys.needed("block_count")?;
-        if u64::from(n_layers) > MAX_LAYERS {
-            let what = format!("{architecture}.block_count");
-            return Err(Problem::TooMany {
-                what,
-                found: n_layers.into(),
-                limit: MAX_LAYERS,
-            });
-        }
-        keys.check_drafting_layers(n_layers)?;
-        keys.check_experts(n_layers)?;
-        keys.check_rope_scaling()?;
-        let n_experts_used = keys.per_layer("expert_used_count", n_layers)?;
-        let n_experts_used = n_experts_used.unwrap_or_default();
-        let n_embd = keys.needed("embedding_length")?;
-        keys.check_own_keys(n_embd)?;
-        let n_heads = keys.per_layer("attention.head_count", n_layers)?;
-        let n_kv_heads = keys.per_layer("attention.head_count_kv", n_layers)?;
-        let n_heads = n_heads.unwrap_or_default();
-        let n_kv_heads = n_kv_heads.unwrap_or_else(|| n_heads.clone());
-        keys.check_heads_by_layer(&n_heads, &n_kv_heads)?;
-        keys.check_kv_heads(&n_heads, &n_kv_heads)?;
-        let first = n_heads.first().copied().unwrap_or(0);
-        let head_length = n_embd / first.max(1);
-        let lengths = Lengths {
-            key: keys.number("attention.key_length")?.unwrap_or(head_length),
-            value: keys
-                .number("attention.value_length")?
-                .unwrap_or(head_length),
-        };
-        keys.check_heads(lengths, first)?;
-        let positions = tensors.iter().find(|tensor| tensor.name == POSITIONS);
-        let max_positions = match positions.map(|tensor| tensor.n_rows) {
-            Some(found @ 0..2) => {
-                let what = format!("rows of {}", tensors::called(POSITIONS));
-                return Err(value(&what, found, "at least 2"));
-            }
-            n_positions => n_positions.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
-        };
-        Ok(ModelFile {
-            shards,
-            n_bytes,
-            tensors,
-            n_ctx_train: keys.number("context_length")?.unwrap_or(0),
-            n_experts_used: n_experts_used.iter().copied().max().unwrap_or(0),
-            n_layers,
-            n_heads: n_heads.iter().copied().max().unwrap_or(0),
-            n_kv_heads,
-            key_length: lengths.key,
-            value_length: lengths.value,
-            max_positions,
-            pre_tokenizer,
-            tokenizer,
-            sampling: self.sampling(),
-            architecture,
-        })
-    }
-
-    fn sampling(&self) -> Vec<(String, Given)> {
+    /// What the file says of sampling, in the order of the names.
+    pub(super) fn sampling(&self) -> Vec<(String, Given)> {
         let named = |(key, value): (&String, &Metadata)| {
             let name = key.strip_prefix(SAMPLING)?;
             Some((name.to_owned(), given(value)))

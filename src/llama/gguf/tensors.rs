@@ -15,7 +15,7 @@ const MAX_ALIGNMENT: u64 = 1 << 20;
 
 /// A tensor of a model file.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Tensor {
+pub struct TensorInfo {
     pub name: String,
     /// ggml's number of the type.
     pub kind: u32,
@@ -31,7 +31,7 @@ pub(super) fn read(
     source: &mut Source,
     n_tensors: u64,
     alignment: u64,
-) -> Result<Vec<Tensor>, Problem> {
+) -> Result<Vec<TensorInfo>, Problem> {
     if !alignment.is_power_of_two() || !(MIN_ALIGNMENT..=MAX_ALIGNMENT).contains(&alignment) {
         let expected = format!("a power of 2 from {MIN_ALIGNMENT} to {MAX_ALIGNMENT}");
         return Err(value("general.alignment", alignment, expected));
@@ -76,7 +76,7 @@ pub(super) fn called(name: &str) -> String {
 }
 
 /// Reads an entry of the table: the tensor, and its offset in the data.
-fn read_tensor(source: &mut Source) -> Result<(Tensor, u64), Problem> {
+fn read_tensor(source: &mut Source) -> Result<(TensorInfo, u64), Problem> {
     let name = source.text("a tensor's name")?;
     let what = called(&name);
     if name.len() as u64 > MAX_NAME_BYTES {
@@ -109,7 +109,7 @@ fn read_tensor(source: &mut Source) -> Result<(Tensor, u64), Problem> {
     }
     types::check(&name, kind, shape.len())?;
     let offset = source.u64(&what)?;
-    let tensor = Tensor {
+    let tensor = TensorInfo {
         name,
         kind,
         n_rows: shape.get(1).copied().unwrap_or(1),

@@ -1,39 +1,39 @@
-//! Exponentials of whole blocks of logits.
+//! Exponentials of whole segments of logits.
 //!
 //! Called by the filters and the draw, on any thread. Within [`MAX_ERROR`] of what the C library
 //! says, not equal to it: whoever needs the very value asks `f32::exp`, as llama.cpp does.
 
 use multiversion::multiversion;
 
-use super::logits::{BLOCK, N_LANES, fold, higher};
+use super::logits::{N_LANES, SEGMENT, fold, higher};
 pub(super) use crate::llama::exp::MAX_ERROR;
 use crate::llama::exp::{ROUND, exp};
 
-/// What a block weighs: its [`weights`] together, each within [`MAX_ERROR`].
+/// What a segment weighs: its [`weights`] together, each within [`MAX_ERROR`].
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
-pub(super) fn weigh(block: &[f32], temperature: f32, max: f32) -> f64 {
-    sum(&weights(block, temperature, max))
+pub(super) fn weigh(segment: &[f32], temperature: f32, max: f32) -> f64 {
+    sum(&weights(segment, temperature, max))
 }
 
-/// `sum` plus the [`weights`] of a block one after the other, each addition rounded.
+/// `sum` plus the [`weights`] of a segment one after the other, each addition rounded.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
-pub(super) fn add_weights(sum: f32, block: &[f32], max: f32) -> f32 {
-    add_in_order(sum, &weights(block, 1.0, max))
+pub(super) fn add_weights(sum: f32, segment: &[f32], max: f32) -> f32 {
+    add_in_order(sum, &weights(segment, 1.0, max))
 }
 
-/// e^(logit / temperature - max) for a block, filled up with zeros.
+/// e^(logit / temperature - max) for a segment, filled up with zeros.
 #[inline(always)]
-fn weights(block: &[f32], temperature: f32, max: f32) -> [f32; BLOCK] {
-    let mut weights = [0.0; BLOCK];
-    for (weight, &logit) in weights.iter_mut().zip(block) {
+fn weights(segment: &[f32], temperature: f32, max: f32) -> [f32; SEGMENT] {
+    let mut weights = [0.0; SEGMENT];
+    for (weight, &logit) in weights.iter_mut().zip(segment) {
         *weight = exp(logit / temperature - max);
     }
     weights
 }
 
-/// The sum of a block's weights, without an error of its own.
+/// The sum of a segment's weights, without an error of its own.
 #[inline(always)]
-fn sum(weights: &[f32; BLOCK]) -> f64 {
+fn sum(weights: &[f32; SEGMENT]) -> f64 {
     let mut lanes = [0.0; N_LANES];
     for chunk in weights.as_chunks::<N_LANES>().0 {
         for (lane, &weight) in lanes.iter_mut().zip(chunk) {
@@ -49,7 +49,7 @@ fn sum(weights: &[f32; BLOCK]) -> f64 {
 /// addition rounds its weight to such a multiple, whatever went before. The multiples can be added
 /// in any order. Only a weight halfway between two goes the way that the sum decides.
 #[inline(always)]
-fn add_in_order(sum: f32, weights: &[f32; BLOCK]) -> f32 {
+fn add_in_order(sum: f32, weights: &[f32; SEGMENT]) -> f32 {
     const EXPONENT: u32 = 0xFF << 23;
     const UNIT: f32 = f32::EPSILON;
     let floor = f32::from_bits(sum.to_bits() & EXPONENT);

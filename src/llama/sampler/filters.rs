@@ -6,8 +6,9 @@
 
 use std::cmp::Ordering;
 
+use super::candidates::Candidate;
+use super::exp;
 use super::logits::Scanned;
-use super::{Candidate, exp};
 
 /// The most candidates that llama.cpp selects with a heap, whose order of equal logits is known.
 pub(super) const MAX_TOP_K: usize = 128;
@@ -148,9 +149,9 @@ fn n_until(sorted: &[Candidate], sum: f32, p: f32, error: f32) -> Option<usize> 
 pub(super) fn nucleus(logits: &Scanned, p: f32, kept: &mut Vec<Candidate>) -> bool {
     let max = logits.max();
     let (mut sum, mut n_logits) = (0.0, 0);
-    for block in logits.blocks() {
-        sum = exp::add_weights(sum, block, max);
-        n_logits += block.len();
+    for segment in logits.segments() {
+        sum = exp::add_weights(sum, segment, max);
+        n_logits += segment.len();
     }
     // All tokens below this have less than half of what the nucleus may leave out.
     let lowest = max + ((1.0 - p) * sum / n_logits as f32 * 0.5).ln();

@@ -1,41 +1,42 @@
-//! A row of logits, read in blocks of which only the changed ones are copied.
+//! A row of logits, read in segments of which only the changed ones are copied.
 //!
 //! The sampler makes one for each token, on any thread. Finds what is at the top of a row of any
-//! length by looking at each block's highest logit first.
+//! length by looking at each segment's highest logit first.
 
 use multiversion::multiversion;
 
-use super::{Candidate, SampleError};
+use super::candidates::Candidate;
 use crate::engine::Token;
+use crate::llama::error::SampleError;
 
-/// Logits of a block.
-pub(super) const BLOCK: usize = 64;
+/// Logits of a segment.
+pub(super) const SEGMENT: usize = 64;
 
 /// Numbers computed with at a time: enough for any vector unit.
 pub(super) const N_LANES: usize = 16;
 
 /// Memory of a [`Logits`], kept from token to token.
 #[derive(Default)]
-pub(super) struct Blocks {
-    /// The highest logit of each block.
+pub(super) struct Segments {
+    /// The highest logit of each segment.
     max: Vec<f32>,
-    /// For each block, which of `changed` has its place.
+    /// For each segment, which of `changed` has its place.
     place: Vec<Option<usize>>,
-    changed: Vec<(usize, [f32; BLOCK])>,
+    changed: Vec<(usize, [f32; SEGMENT])>,
 }
 
 /// A row of logits that can be changed here and there.
-pub(super) struct Logits<'a> {
+pub struct Logits<'a> {
     row: &'a [f32],
-    blocks: &'a mut Blocks,
+    segments: &'a mut Segments,
 }
 
 impl<'a> Logits<'a> {
-    pub(super) fn new(row: &'a [f32], blocks: &'a mut Blocks) -> Self {
-        blocks.changed.clear();
-        blocks.place.clear();
-        blocks.place.resize(row.len().div_ceil(BLOCK), None);
-        Self { row, blocks }
+    pub(super) fn new(row: &'a [f32], segments: &'a mut Segments) -> Self {
+        segments.changed.clear();
+        segments.place.clear();
+        segments.place.resize(row.len().div_ceil(SEGMENT), None);
+        Self { row, segments }
     }
 
     /// The logit of a token, to be changed; none of a token that is not in the row.
@@ -44,47 +45,47 @@ impl<'a> Logits<'a> {
         if index >= self.row.len() {
             return None;
         }
-        let block_idx = index / BLOCK;
-        let blocks = &mut *self.blocks;
-        let place = *blocks.place[block_idx].get_or_insert_with(|| {
-            let mut copy = [f32::NEG_INFINITY; BLOCK];
-            let block = &self.row[block_idx * BLOCK..];
-            let block = &block[..block.len().min(BLOCK)];
-            copy[..block.len()].copy_from_slice(block);
-            blocks.changed.push((block_idx, copy));
-            blocks.changed.len() - 1
+        let segment_idx = index / SEGMENT;
+        let segments = &mut *self.segments;
+        let place = *segments.place[segment_idx].get_or_insert_with(|| {
+            let mut copy = [f32::NEG_INFINITY; SEGMENT];
+            let segment = &self.row[segment_idx * SEGMENT..];
+            let segment = &segment[..segment.len().min(SEGMENT)];
+            copy[..segment.len()].copy_from_slice(segment);
+            segments.changed.push((segment_idx, copy));
+            segments.changed.len() - 1
         });
-        Some(&mut blocks.changed[place].1[index % BLOCK])
+        Some(&mut segments.changed[place].1[index % SEGMENT])
     }
 
     /// Reads the row, once it is as it shall be.
     pub(super) fn scan(self) -> Result<Scanned<'a>, SampleError> {
-        let Self { row, blocks } = self;
-        let (full, rest) = row.as_chunks::<BLOCK>();
-        blocks.max.clear();
-        blocks.max.resize(full.len(), f32::NEG_INFINITY);
-        highest_of_each(full, &mut blocks.max);
+        let Self { row, segments } = self;
+        let (full, rest) = row.as_chunks::<SEGMENT>();
+        segments.max.clear();
+        segments.max.resize(full.len(), f32::NEG_INFINITY);
+        highest_of_each(full, &mut segments.max);
         if !rest.is_empty() {
-            blocks.max.push(highest(rest));
+            segments.max.push(highest(rest));
         }
-        for (block_idx, block) in &blocks.changed {
-            blocks.max[*block_idx] = highest(block);
+        for (segment_idx, segment) in &segments.changed {
+            segments.max[*segment_idx] = highest(segment);
         }
-        let max = highest(&blocks.max);
+        let max = highest(&segments.max);
         if max.is_nan() || max == f32::INFINITY {
             return Err(SampleError::NotANumber);
         }
         if max == f32::NEG_INFINITY {
             return Err(SampleError::NoCandidates);
         }
-        Ok(Scanned { row, blocks, max })
+        Ok(Scanned { row, segments, max })
     }
 }
 
-/// A row of which each block's highest logit is known; all are numbers, and one is finite.
+/// A row of which each segment's highest logit is known; all are numbers, and one is finite.
 pub(super) struct Scanned<'a> {
     row: &'a [f32],
-    blocks: &'a Blocks,
+    segments: &'a Segments,
     max: f32,
 }
 
@@ -97,9 +98,9 @@ impl Scanned<'_> {
     /// The token with the highest logit, the lowest of several.
     pub(super) fn best(&self) -> Token {
         let in_it = |logits: &[f32]| logits.iter().position(|&logit| logit == self.max);
-        let found = in_it(&self.blocks.max).and_then(|block_idx| {
-            let index = in_it(self.block(block_idx))?;
-            Some(Token((block_idx * BLOCK + index) as i32))
+        let found = in_it(&self.segments.max).and_then(|segment_idx| {
+            let index = in_it(self.segment(segment_idx))?;
+            Some(Token((segment_idx * SEGMENT + index) as i32))
         });
         found.expect("the maximum is one of the logits")
     }
@@ -107,7 +108,7 @@ impl Scanned<'_> {
     /// A logit that at least `n` tokens reach, 256 at most; as high a one as is easily found.
     pub(super) fn reached_by(&self, n: usize) -> f32 {
         let mut groups = [f32::NEG_INFINITY; 256];
-        for maxima in self.blocks.max.chunks(groups.len()) {
+        for maxima in self.segments.max.chunks(groups.len()) {
             for (group, &max) in groups.iter_mut().zip(maxima) {
                 *group = higher(*group, max);
             }
@@ -116,26 +117,26 @@ impl Scanned<'_> {
         *nth
     }
 
-    /// The blocks in their order.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = &[f32]> {
-        (0..self.blocks.max.len()).map(|block_idx| self.block(block_idx))
+    /// The segments in their order.
+    pub(super) fn segments(&self) -> impl Iterator<Item = &[f32]> {
+        (0..self.segments.max.len()).map(|segment_idx| self.segment(segment_idx))
     }
 
     /// The tokens with a logit of at least `floor`, in their order.
     pub(super) fn at_least(&self, floor: f32) -> impl Iterator<Item = Candidate> {
-        let maxima = self.blocks.max.iter().enumerate();
+        let maxima = self.segments.max.iter().enumerate();
         maxima
             .filter(move |(_, max)| **max >= floor)
-            .flat_map(|(block_idx, _)| self.candidates(block_idx))
+            .flat_map(|(segment_idx, _)| self.candidates(segment_idx))
             .filter(move |candidate| candidate.logit >= floor)
     }
 
     /// Hands `visit` every candidate above `floor`, which it may raise, in the tokens' order.
     #[inline]
     pub(super) fn visit_above(&self, mut floor: f32, mut visit: impl FnMut(Candidate) -> f32) {
-        for (block_idx, &max) in self.blocks.max.iter().enumerate() {
+        for (segment_idx, &max) in self.segments.max.iter().enumerate() {
             if max > floor {
-                for candidate in self.candidates(block_idx) {
+                for candidate in self.candidates(segment_idx) {
                     if candidate.logit > floor {
                         floor = visit(candidate);
                     }
@@ -144,19 +145,19 @@ impl Scanned<'_> {
         }
     }
 
-    fn block(&self, block_idx: usize) -> &[f32] {
-        let start = block_idx * BLOCK;
-        let n_logits = BLOCK.min(self.row.len() - start);
-        match self.blocks.place[block_idx] {
-            Some(place) => &self.blocks.changed[place].1[..n_logits],
+    fn segment(&self, segment_idx: usize) -> &[f32] {
+        let start = segment_idx * SEGMENT;
+        let n_logits = SEGMENT.min(self.row.len() - start);
+        match self.segments.place[segment_idx] {
+            Some(place) => &self.segments.changed[place].1[..n_logits],
             None => &self.row[start..start + n_logits],
         }
     }
 
-    /// The tokens of a block.
-    pub(super) fn candidates(&self, block_idx: usize) -> impl Iterator<Item = Candidate> {
-        let ids = (block_idx * BLOCK) as i32..;
-        ids.zip(self.block(block_idx))
+    /// The tokens of a segment.
+    pub(super) fn candidates(&self, segment_idx: usize) -> impl Iterator<Item = Candidate> {
+        let ids = (segment_idx * SEGMENT) as i32..;
+        ids.zip(self.segment(segment_idx))
             .map(|(id, &logit)| Candidate {
                 token: Token(id),
                 logit,
@@ -164,11 +165,11 @@ impl Scanned<'_> {
     }
 }
 
-/// The highest logit of each block, see [`highest`].
+/// The highest logit of each segment, see [`highest`].
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "x86_64+sse4.1"))]
-fn highest_of_each(blocks: &[[f32; BLOCK]], max: &mut [f32]) {
-    for (max, block) in max.iter_mut().zip(blocks) {
-        *max = highest(block);
+fn highest_of_each(segments: &[[f32; SEGMENT]], max: &mut [f32]) {
+    for (max, segment) in max.iter_mut().zip(segments) {
+        *max = highest(segment);
     }
 }
 

@@ -7,8 +7,8 @@
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::data::LlamaTokenData;
 
-use super::apply_llama;
-use super::draw::Random;
+use super::candidates::apply_llama;
+use super::chance::Random;
 use super::logits::Scanned;
 use crate::engine::Token;
 use crate::protocol::SamplingParams;

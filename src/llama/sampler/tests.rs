@@ -1,31 +1,18 @@
 //! Tests of the sampler: what it chooses, and that it chooses what llama.cpp would.
 
 mod equal;
+mod support;
 
-use self::equal::{demo, model_logits};
+use self::support::{demo, model_logits, params, sampler, sampler_of};
+use super::draw::seed32;
 use super::*;
-use crate::protocol::DryParams;
+use crate::protocol::{DryParams, Mirostat};
 
 const LOGITS: [f32; 6] = [1.0, 3.0, 2.0, -1.0, 3.0, 0.5];
 
-fn params(change: impl FnOnce(&mut SamplingParams)) -> SamplingParams {
-    let mut params = SamplingParams::default();
-    change(&mut params);
-    params
-}
-
-fn sampler(params: &SamplingParams, prompt: &[i32]) -> Sampler {
-    let prompt: Vec<_> = prompt.iter().copied().map(Token).collect();
-    Sampler::new(params, &prompt, LOGITS.len())
-}
-
-fn tokens(sampler: &mut Sampler, ends: &[Token], n: usize) -> Vec<i32> {
+fn tokens(sampler: &mut Sampler, n: usize) -> Vec<i32> {
     let mut buffers = Buffers::default();
-    let sample = |_| {
-        sampler
-            .sample(&LOGITS, ends, &[], &mut buffers)
-            .map(|token| token.0)
-    };
+    let sample = |_| sampler.sample(&LOGITS, &mut buffers).map(|token| token.0);
     (0..n)
         .map(sample)
         .collect::<Result<_, _>>()
@@ -47,14 +34,15 @@ fn greedy_takes_the_lowest_of_the_highest_and_obeys_penalties_and_bans() {
     for (index, (change, prompt, expected)) in cases.into_iter().enumerate() {
         let mut params = params(change);
         params.temperature = 0.0;
-        let got = tokens(&mut sampler(&params, prompt), &[], 4);
+        let got = tokens(&mut sampler(&params, prompt, LOGITS.len()), 4);
         assert_eq!(got, expected, "case {index}");
     }
-    let ends = [Token(1), Token(4), Token(99)];
+    let ends = vec![Token(1), Token(4), Token(99)];
+    let factory = SamplerFactory::new(LOGITS.len(), ends, Vec::new());
     let banned = params(|p| (p.temperature, p.ignore_eos) = (0.0, true));
-    assert_eq!(tokens(&mut sampler(&banned, &[]), &ends, 2), [2, 2]);
+    assert_eq!(tokens(&mut sampler_of(&factory, &banned, &[]), 2), [2, 2]);
     let late = params(|p| (p.temperature, p.min_tokens) = (0.0, 2));
-    assert_eq!(tokens(&mut sampler(&late, &[]), &ends, 3), [2, 2, 1]);
+    assert_eq!(tokens(&mut sampler_of(&factory, &late, &[]), 3), [2, 2, 1]);
 }
 
 #[test]
@@ -69,13 +57,14 @@ fn bad_logits_are_errors() {
             (vec![f32::NEG_INFINITY; 40], NoCandidates),
             (Vec::new(), NoCandidates),
         ] {
-            let mut sampler = sampler(&params, &[]);
-            let got = sampler.sample(&logits, &[], &[], &mut Buffers::default());
+            let mut sampler = sampler(&params, &[], LOGITS.len());
+            let got = sampler.sample(&logits, &mut Buffers::default());
             assert_eq!(got, Err(expected), "{logits:?}");
         }
-        let mut sampler = sampler(&params, &[]);
         let all: Vec<_> = (0..6).map(Token).collect();
-        let got = sampler.sample(&LOGITS, &[], &all, &mut Buffers::default());
+        let factory = SamplerFactory::new(LOGITS.len(), Vec::new(), all);
+        let mut sampler = sampler_of(&factory, &params, &[]);
+        let got = sampler.sample(&LOGITS, &mut Buffers::default());
         assert_eq!(got, Err(NoCandidates));
     }
 }
@@ -83,8 +72,8 @@ fn bad_logits_are_errors() {
 /// How often each token comes in `n` draws.
 fn frequencies(params: &SamplingParams, n: usize) -> [f32; 6] {
     let mut counts = [0.0; 6];
-    let mut sampler = sampler(params, &[]);
-    for token in tokens(&mut sampler, &[], n) {
+    let mut sampler = sampler(params, &[], LOGITS.len());
+    for token in tokens(&mut sampler, n) {
         counts[token as usize] += 1.0 / n as f32;
     }
     counts
@@ -154,8 +143,9 @@ fn dry_stops_a_repetition() {
             p.dry.multiplier = 1.5;
             change(&mut p.dry);
         });
-        let mut sampler = model.sampler(&params, &prompt);
-        sampler.sample(&logits, &[], &[], &mut Buffers::default())
+        let sampler = model.sampler(&params, &prompt);
+        let mut sampler = sampler.expect("every rule can be made");
+        sampler.sample(&logits, &mut Buffers::default())
     };
     type Change<'a> = &'a dyn Fn(&mut DryParams);
     let cases: [(Change, Token); 6] = [
@@ -176,9 +166,9 @@ fn typical_p_survives_hopeless_tokens() {
     let mut logits = vec![-500.0; 1000];
     (logits[10], logits[20]) = (2.0, 2.0);
     let params = params(|p| (p.typical_p, p.seed) = (0.5, Some(1)));
-    let mut sampler = sampler(&params, &[]);
+    let mut sampler = sampler(&params, &[], LOGITS.len());
     for _ in 0..100 {
-        let token = sampler.sample(&logits, &[], &[], &mut Buffers::default());
+        let token = sampler.sample(&logits, &mut Buffers::default());
         assert!(matches!(token, Ok(Token(10 | 20))), "{token:?}");
     }
 }
@@ -206,7 +196,7 @@ fn threads_change_no_token() {
     let sample = |n_threads| {
         let sampler = |seed| {
             let params = params(|p| (p.top_k, p.seed) = (50, Some(seed)));
-            (Sampler::new(&params, &[], N_VOCAB), Vec::new())
+            (sampler(&params, &[], N_VOCAB), Vec::new())
         };
         let mut jobs: Vec<_> = (0..24).map(sampler).zip(&rows).collect();
         let mut threads = SamplingThreads::new(n_threads);
@@ -215,7 +205,7 @@ fn threads_change_no_token() {
                 &mut jobs,
                 usize::MAX,
                 |((sampler, tokens), row), buffers| {
-                    tokens.push(sampler.sample(row, &[], &[], buffers));
+                    tokens.push(sampler.sample(row, buffers));
                 },
             );
         }
@@ -236,13 +226,9 @@ fn mirostat_of_a_high_target_draws_from_all_tokens() {
             (p.mirostat, p.mirostat_tau) = (Mirostat::V1, tau);
             p.seed = Some(1);
         });
-        let mut sampler = Sampler::new(&params, &[], row.len());
+        let mut sampler = sampler(&params, &[], row.len());
         let mut buffers = Buffers::default();
-        let mut draw = || {
-            sampler
-                .sample(row, &[], &[], &mut buffers)
-                .expect("good logits")
-        };
+        let mut draw = || sampler.sample(row, &mut buffers).expect("good logits");
         let different: std::collections::HashSet<_> = (0..100).map(|_| draw()).collect();
         assert!(
             different.len() > 50,
@@ -256,10 +242,10 @@ fn mirostat_of_a_high_target_draws_from_all_tokens() {
 fn mirostat_of_a_low_target_takes_the_likeliest() {
     for row in [vec![1.0], vec![0.0, 90.0, -90.0, f32::NEG_INFINITY, -400.0]] {
         let params = params(|p| (p.mirostat, p.mirostat_tau) = (Mirostat::V1, 0.0));
-        let mut sampler = Sampler::new(&params, &[], row.len());
+        let mut sampler = sampler(&params, &[], row.len());
         let mut buffers = Buffers::default();
         for _ in 0..20 {
-            let token = sampler.sample(&row, &[], &[], &mut buffers);
+            let token = sampler.sample(&row, &mut buffers);
             assert_eq!(token, Ok(Token((row.len() > 1).into())));
         }
     }

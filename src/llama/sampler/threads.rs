@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::Buffers;
+use super::buffers::Buffers;
 
 /// Logits for which waking one more thread pays: some 50 µs of work.
 ///

@@ -1,7 +1,7 @@
 //! What a rendering may cost besides its instructions: a budget of bytes, spent by each operation before it
 //! touches or makes them, and a time by which it is done.
 //!
-//! Used by `operators` and `filters` on the thread that renders, which has a budget of its own.
+//! Used by all that templates call, on the thread that renders: the budget is of that thread.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -14,6 +14,12 @@ pub(super) const ELEMENT: u64 = 32;
 
 /// How deeply values may lie in each other: dropping and printing them recurses.
 pub(super) const MAX_DEPTH: usize = 32;
+
+/// Characters that a filter may be asked to add at one place.
+pub(super) const MAX_WIDTH: u64 = 1000;
+
+/// Elements of a `range`.
+pub(super) const MAX_RANGE: i64 = 100_000;
 
 thread_local! {
     static LEFT: Cell<u64> = const { Cell::new(0) };
@@ -119,4 +125,53 @@ pub(super) fn plain(value: &Value) -> Result<Value, Error> {
 pub(super) fn nested(value: &Value) -> Result<Value, Error> {
     walk(value, 0, &mut |_| spend(ELEMENT))?;
     Ok(value.clone())
+}
+
+/// Spends what a filter or method makes beyond what it is given.
+pub(super) fn grows(name: &str, args: &[Value]) -> Result<(), Error> {
+    let number = |at: usize| {
+        args.get(at)
+            .and_then(|arg| i128::try_from(arg.clone()).ok())
+    };
+    let option = |key: &str| {
+        let given = args.last().filter(|arg| arg.is_kwargs());
+        given.and_then(|given| given.get_attr(key).ok())
+    };
+    match name {
+        "batch" | "slice" => {
+            let n = option("count").and_then(|n| i128::try_from(n).ok());
+            let n = n.or(number(1)).unwrap_or(1);
+            if !(0..=i128::from(MAX_RANGE)).contains(&n) {
+                return Err(refused(format!("{name} by {n}: at most {MAX_RANGE}")));
+            }
+            spend(2 * ELEMENT * n.unsigned_abs() as u64)
+        }
+        "replace" => {
+            let [text, old, new, ..] = args else {
+                return Ok(());
+            };
+            let n = count(text, &old.to_string());
+            spend(n.saturating_mul(new.to_string().len() as u64))
+        }
+        "join" => {
+            let separator = option("d").or(args.get(1).cloned()).unwrap_or_default();
+            joined(args.first(), &separator)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How often a text is found; an empty one is found between all characters.
+fn count(text: &Value, wanted: &str) -> u64 {
+    let text = text.to_string();
+    match wanted.is_empty() {
+        true => text.len() as u64 + 1,
+        false => text.matches(wanted).count() as u64,
+    }
+}
+
+/// Spends what a text takes that stands between the items of a list.
+pub(super) fn joined(list: Option<&Value>, separator: &Value) -> Result<(), Error> {
+    let n = list.and_then(Value::len).unwrap_or(0) as u64;
+    spend(n.saturating_mul(separator.to_string().len() as u64))
 }

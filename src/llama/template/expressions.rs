@@ -7,7 +7,7 @@ use std::fmt::Write;
 use minijinja::Value;
 use minijinja::machinery::ast::{BinOpKind, CallArg, CompareOpKind, Expr, UnaryOpKind};
 
-use super::rewrite::{Lenient, Writer};
+use super::writer::{Lenient, Rewriter};
 
 /// How tightly a form binds: the higher needs no parentheses where the lower is asked for.
 pub(super) const CONDITION: u8 = 0;
@@ -18,7 +18,7 @@ const MATHS: u8 = 4;
 pub(super) const FILTERED: u8 = 5;
 const PRIMARY: u8 = 6;
 
-impl Writer {
+impl Rewriter {
     pub(super) fn text(&mut self, text: &str) {
         let text = serde_json::Value::from(text).to_string();
         self.put(&text);

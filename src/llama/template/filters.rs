@@ -1,27 +1,22 @@
-//! minijinja's own filters and functions, each of which spends what it costs before it is called, and Python's tuples.
+//! minijinja's own filters and functions, each of which spends what it costs before it is called.
 //!
 //! Called by templates, on the thread that renders. Nothing lazy comes out of any of them, so no value is
 //! larger than what was paid for.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 
-use super::budget::{ELEMENT, is_list, nested, plain, refused, shallow, spend, walk, weigh};
+use super::budget::{
+    ELEMENT, MAX_RANGE, grows, is_list, nested, plain, refused, shallow, spend, walk, weigh,
+};
+use super::tuple::{tuple, tuples};
+use super::unguarded::PLAIN;
 use super::{json, methods, operators, python, words};
-
-/// Characters that a filter may be asked to add at one place.
-pub(super) const MAX_WIDTH: u64 = 1000;
-
-/// Elements of a `range`.
-const MAX_RANGE: i64 = 100_000;
 
 /// The attribute by which a namespace is known; no template can set it.
 const MARK: &str = "__namespace";
-
-/// minijinja's own filters, tests and functions.
-pub(super) static PLAIN: LazyLock<Environment<'static>> = LazyLock::new(Environment::new);
 
 /// Puts everything that `rewrite` writes, and all that is not to be called unguarded, into the environment.
 pub(super) fn guard(environment: &mut Environment<'static>) {
@@ -137,54 +132,6 @@ fn in_words(name: &str, args: &[Value]) -> Result<Vec<Value>, Error> {
         _ => {}
     }
     Ok(args)
-}
-
-/// Spends what a filter or method makes beyond what it is given.
-pub(super) fn grows(name: &str, args: &[Value]) -> Result<(), Error> {
-    let number = |at: usize| {
-        args.get(at)
-            .and_then(|arg| i128::try_from(arg.clone()).ok())
-    };
-    let option = |key: &str| {
-        let given = args.last().filter(|arg| arg.is_kwargs());
-        given.and_then(|given| given.get_attr(key).ok())
-    };
-    match name {
-        "batch" | "slice" => {
-            let n = option("count").and_then(|n| i128::try_from(n).ok());
-            let n = n.or(number(1)).unwrap_or(1);
-            if !(0..=i128::from(MAX_RANGE)).contains(&n) {
-                return Err(refused(format!("{name} by {n}: at most {MAX_RANGE}")));
-            }
-            spend(2 * ELEMENT * n.unsigned_abs() as u64)
-        }
-        "replace" => {
-            let [text, old, new, ..] = args else {
-                return Ok(());
-            };
-            let n = count(text, &old.to_string());
-            spend(n.saturating_mul(new.to_string().len() as u64))
-        }
-        "join" => {
-            let separator = option("d").or(args.get(1).cloned()).unwrap_or_default();
-            joined(args.first(), &separator)
-        }
-        _ => Ok(()),
-    }
-}
-
-/// How often a text is found; an empty one is found between all characters.
-fn count(text: &Value, wanted: &str) -> u64 {
-    let text = text.to_string();
-    match wanted.is_empty() {
-        true => text.len() as u64 + 1,
-        false => text.matches(wanted).count() as u64,
-    }
-}
-
-pub(super) fn joined(list: Option<&Value>, separator: &Value) -> Result<(), Error> {
-    let n = list.and_then(Value::len).unwrap_or(0) as u64;
-    spend(n.saturating_mul(separator.to_string().len() as u64))
 }
 
 /// Every value that is put out, into a variable as into the prompt.
@@ -314,34 +261,4 @@ fn namespace(state: &State, args: Rest<Value>) -> Result<Value, Error> {
     let function = PLAIN.globals().find(|(known, _)| *known == "namespace");
     let (_, function) = function.ok_or_else(|| refused("namespace is unknown"))?;
     function.call(state, &[pairs.into_iter().collect()])
-}
-
-/// What Python writes in parentheses; a list in all else.
-#[derive(Debug)]
-pub(super) struct Tuple(pub(super) Vec<Value>);
-
-impl Object for Tuple {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Seq
-    }
-
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.0.get(key.as_usize()?).cloned()
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Seq(self.0.len())
-    }
-}
-
-/// A tuple of what is in a list.
-pub(super) fn tuple(list: &Value) -> Result<Value, Error> {
-    nested(list)?;
-    Ok(Value::from_object(Tuple(list.try_iter()?.collect())))
-}
-
-/// A list of pairs, each of them a tuple.
-pub(super) fn tuples(list: &Value) -> Result<Value, Error> {
-    let tuples: Result<Vec<_>, Error> = list.try_iter()?.map(|pair| tuple(&pair)).collect();
-    Ok(Value::from(tuples?))
 }

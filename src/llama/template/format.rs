@@ -6,9 +6,9 @@
 use minijinja::value::ValueKind;
 use minijinja::{Error, FormatStyle, Value, format_filter};
 
-use super::budget::{refused, spend, weigh};
-use super::filters::{MAX_WIDTH, Tuple};
+use super::budget::{MAX_WIDTH, refused, spend, weigh};
 use super::python;
+use super::tuple::Tuple;
 
 /// Refuses widths that are given by a value or are large.
 fn check_widths(text: &str) -> Result<(), Error> {

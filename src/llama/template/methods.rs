@@ -7,8 +7,8 @@ use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
-use super::budget::{is_list, plain, refused, spend, weigh};
-use super::filters::{MAX_WIDTH, Tuple, grows, joined, tuples};
+use super::budget::{MAX_WIDTH, grows, is_list, joined, plain, refused, spend, weigh};
+use super::tuple::{Tuple, tuples};
 use super::{format, python};
 
 /// What a method was called with, by place or by name.

@@ -8,7 +8,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, Value};
 
 use super::budget::{ELEMENT, is_list, refused, spend, weigh};
-use super::filters::PLAIN;
+use super::unguarded::PLAIN;
 use super::{format, python};
 
 /// Puts the operators into the environment, and the tests of the same names.

@@ -6,7 +6,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, Value};
 
 use super::budget::{ELEMENT, MAX_DEPTH, is_list, refused, spend};
-use super::filters::Tuple;
+use super::tuple::Tuple;
 
 /// Python's `str` of a value.
 pub(super) fn str(value: &Value) -> Result<String, Error> {

@@ -4,7 +4,7 @@
 //! slices are its own, so they are written anew as filters, whose names no template can take. What the
 //! template means is not changed; each statement stays on its line, for errors.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use minijinja::machinery::ast::{Expr, IfCond, Macro, Stmt};
 use minijinja::machinery::{Token, WhitespaceConfig, parse, tokenize};
@@ -12,15 +12,13 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Error, ErrorKind};
 
 use super::expressions::{CONDITION, FILTERED, OR};
+use super::writer::{Lenient, Names, Rewriter};
 
 /// Tokens of one tag: minijinja's parser and compiler recurse for each.
 const MAX_TAG_TOKENS: usize = 2048;
 
 /// `elif`s of a template: its parser recurses for each.
 const MAX_ELIFS: usize = 512;
-
-/// Bytes that the text may grow to.
-const MAX_BYTES: usize = 8 << 20;
 
 /// The template as text that means the same, and what it calls.
 pub(super) fn rewritten(source: &str) -> Result<(String, Names), Error> {
@@ -31,7 +29,7 @@ pub(super) fn rewritten(source: &str) -> Result<(String, Names), Error> {
     };
     let macros = check_tags(source, spaces)?;
     let template = parse(source, "chat", SyntaxConfig, spaces)?;
-    let mut writer = Writer {
+    let mut writer = Rewriter {
         out: String::with_capacity(source.len() * 2),
         line: 1,
         problem: None,
@@ -121,46 +119,7 @@ impl Macros {
     }
 }
 
-/// What is written, and why it cannot be.
-pub(super) struct Writer {
-    out: String,
-    line: usize,
-    pub(super) problem: Option<String>,
-    /// The template as it was.
-    pub(super) source: String,
-    pub(super) macros: HashMap<String, Lenient>,
-    pub(super) names: Names,
-}
-
-/// What a template calls by name, in whatever branch.
-#[derive(Default)]
-pub(super) struct Names {
-    pub(super) filters: BTreeSet<String>,
-    pub(super) tests: BTreeSet<String>,
-}
-
-/// A macro that looks at arguments which are none of its parameters.
-#[derive(Clone, Default)]
-pub(super) struct Lenient {
-    pub(super) parameters: Vec<String>,
-    is_lenient: bool,
-}
-
-impl Writer {
-    pub(super) fn put(&mut self, text: &str) {
-        if self.out.len() + text.len() > MAX_BYTES {
-            self.refuse(format!(
-                "it is too large, more than {MAX_BYTES} bytes written out"
-            ));
-        } else {
-            self.out.push_str(text);
-        }
-    }
-
-    pub(super) fn refuse(&mut self, problem: String) {
-        self.problem.get_or_insert(problem);
-    }
-
+impl Rewriter {
     /// Opens a tag, on the line where it was.
     fn open(&mut self, tag: &str, line: u16) {
         self.put(tag);

@@ -5,8 +5,7 @@
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, Value};
 
-use super::budget::{refused, spend, weigh};
-use super::filters::MAX_WIDTH;
+use super::budget::{MAX_WIDTH, refused, spend, weigh};
 use super::{format, methods, python};
 
 pub(super) fn guard(environment: &mut Environment<'static>) {

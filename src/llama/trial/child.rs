@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use super::process::{ARGUMENT, PASSED, REFUSED, STAGE};
-use super::{Part, Trial, probe};
+use super::exchange::{ARGUMENT, PASSED, REFUSED, STAGE, Subject, Trial};
+use super::probe;
 use crate::llama::{ContextParams, LoadParams, Model, Runner};
 
 /// Bytes of memory that a trial may take for itself, files that it maps aside.
@@ -131,8 +131,8 @@ fn run(trial: &Trial) -> Result<(), String> {
         repack: trial.repack,
         ..LoadParams::default()
     };
-    let path = match &trial.part {
-        Part::Code { kinds, has_experts } => {
+    let path = match &trial.subject {
+        Subject::Code { kinds, has_experts } => {
             let kinds = kinds.iter().copied().collect::<Vec<_>>();
             stage(&format!(
                 "it computed {} with weights in {}",
@@ -141,7 +141,7 @@ fn run(trial: &Trial) -> Result<(), String> {
             ));
             probe::write(&kinds, *has_experts).map_err(|error| error.to_string())?
         }
-        Part::File { path, vocab_only } => {
+        Subject::File { path, vocab_only } => {
             stage("it loaded the file");
             params.vocab_only = *vocab_only;
             path.clone()
@@ -151,7 +151,7 @@ fn run(trial: &Trial) -> Result<(), String> {
     if params.vocab_only {
         return Ok(());
     }
-    if let Part::File { .. } = trial.part {
+    if let Subject::File { .. } = trial.subject {
         stage(&format!("it computed {}", rows(&trial.context)));
     }
     let runner = Runner::new(Arc::new(model), &trial.context);

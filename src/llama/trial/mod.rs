@@ -7,24 +7,24 @@
 //! What has passed in this process is not tried again.
 
 mod child;
+mod exchange;
 mod probe;
 mod process;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 pub use self::process::Program;
 
-use self::process::{Ended, Outcome};
+use self::exchange::{Subject, Trial};
+use self::process::{Ending, Outcome};
 use super::backend;
 use super::context::ContextParams;
 use super::gguf::ModelFile;
-use super::threads;
+use super::{objects, threads};
 
 /// Rows of the tiny model at most: all that llama.cpp's own default computes together.
 const MAX_ROWS: usize = 512;
@@ -51,7 +51,7 @@ pub enum TrialError {
          processor ({variant}) does not work on it: {advice}. Its last words: {last_words}"
     )]
     Code {
-        ended: Ended,
+        ended: Ending,
         stage: String,
         variant: String,
         advice: String,
@@ -63,34 +63,9 @@ pub enum TrialError {
     )]
     File {
         file: PathBuf,
-        ended: Ended,
+        ended: Ending,
         stage: String,
         last_words: String,
-    },
-}
-
-/// What a trial runs, as the child is told it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Trial {
-    part: Part,
-    /// Copy weights into a form that is multiplied faster, where llama.cpp has one.
-    repack: bool,
-    context: ContextParams,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-enum Part {
-    /// The code that this processor is given.
-    Code {
-        /// ggml's numbers of the kinds of weights.
-        kinds: BTreeSet<u32>,
-        has_experts: bool,
-    },
-    /// A model's own file.
-    File {
-        path: PathBuf,
-        /// Load the vocabulary only: the weights fill more than half of the memory that is free.
-        vocab_only: bool,
     },
 }
 
@@ -124,7 +99,7 @@ pub fn try_first(
         ..context.clone()
     };
     let code = Trial {
-        part: Part::Code {
+        subject: Subject::Code {
             kinds: file.tensors.iter().filter_map(probe::kind_of).collect(),
             has_experts: file.n_experts_used > 0,
         },
@@ -137,7 +112,7 @@ pub fn try_first(
         ..context
     };
     let whole = Trial {
-        part: Part::File {
+        subject: Subject::File {
             path: file.path().to_owned(),
             vocab_only: available.is_some_and(|available| file.n_bytes > available / 2),
         },
@@ -186,7 +161,7 @@ impl Trial {
     /// What it is known by: the file as it is now, and all that it is tried with.
     fn key(&self) -> String {
         let mut key = serde_json::to_string(self).unwrap_or_default();
-        if let Part::File { path, .. } = &self.part
+        if let Subject::File { path, .. } = &self.subject
             && let Ok(found) = std::fs::metadata(path)
         {
             let (of, at) = (
@@ -201,19 +176,19 @@ impl Trial {
     fn failure(
         &self,
         program: &Program,
-        ended: Ended,
+        ended: Ending,
         stage: String,
         last_words: String,
     ) -> TrialError {
-        match &self.part {
-            Part::Code { .. } => TrialError::Code {
+        match &self.subject {
+            Subject::Code { .. } => TrialError::Code {
                 ended,
                 stage,
                 variant: backend::variant(),
                 advice: self.advice(program),
                 last_words,
             },
-            Part::File { path, .. } => TrialError::File {
+            Subject::File { path, .. } => TrialError::File {
                 file: path.clone(),
                 ended,
                 stage,
@@ -250,7 +225,7 @@ fn passed() -> MutexGuard<'static, Option<HashSet<String>>> {
 /// The file of our library, where it is one that a process can be started from: not in a program that
 /// it is linked into.
 pub fn own_program() -> Option<Program> {
-    let own = super::objects::own_file()?;
+    let own = objects::own_file()?;
     let is_program = own.canonicalize().ok() == std::env::current_exe().ok();
     (!is_program).then(|| Program::new(Path::new(&own)))
 }

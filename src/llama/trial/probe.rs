@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::llama::gguf::Tensor;
+use crate::llama::gguf::TensorInfo;
 
 /// Whole blocks of every kind, and whole tiles of every code that computes with them.
 const N_EMBD: u64 = 256;
@@ -31,7 +31,7 @@ const ARRAY: u32 = 9;
 const I32: u32 = 5;
 
 /// The kind of a tensor of weights that rows are multiplied with, `None` for any other.
-pub(super) fn kind_of(tensor: &Tensor) -> Option<u32> {
+pub(super) fn kind_of(tensor: &TensorInfo) -> Option<u32> {
     let is_matrix = tensor.n_rows > 1 && tensor.name.ends_with(".weight");
     let is_looked_up = [
         "token_embd.weight",

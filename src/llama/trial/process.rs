@@ -10,15 +10,8 @@ use std::time::Duration;
 
 use std::os::unix::process::ExitStatusExt as _;
 
-use super::Trial;
+use super::exchange::{ARGUMENT, PASSED, REFUSED, STAGE, Trial};
 use crate::llama::objects;
-
-/// The argument that a trial follows.
-pub(super) const ARGUMENT: &str = "--trial";
-/// What the child says: at the beginning of each stage, and at the end.
-pub(super) const STAGE: &str = "stage ";
-pub(super) const PASSED: &str = "passed";
-pub(super) const REFUSED: &str = "refused";
 
 /// How long it takes at most to hear out a process that was killed.
 const PATIENCE_FOR_OUTPUT: Duration = Duration::from_secs(5);
@@ -40,7 +33,7 @@ pub(super) enum Outcome {
     Refused,
     NotStarted(io::Error),
     Died {
-        ended: Ended,
+        ended: Ending,
         stage: String,
         last_words: String,
     },
@@ -48,7 +41,7 @@ pub(super) enum Outcome {
 
 /// How a process that was to say more ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
+pub enum Ending {
     Signal(i32),
     Status(i32),
     /// Somebody else waited for it.
@@ -57,7 +50,7 @@ pub enum Ended {
     Late(Duration),
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Signal(signal) => match signal_name(*signal) {
@@ -85,7 +78,7 @@ fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
-impl From<ExitStatus> for Ended {
+impl From<ExitStatus> for Ending {
     fn from(status: ExitStatus) -> Self {
         match (status.signal(), status.code()) {
             (Some(signal), _) => Self::Signal(signal),
@@ -124,9 +117,9 @@ impl Program {
             said = heard.recv_timeout(PATIENCE_FOR_OUTPUT);
         }
         let ended = match child.wait() {
-            _ if is_late => Ended::Late(patience),
+            _ if is_late => Ending::Late(patience),
             Ok(status) => status.into(),
-            Err(_) => Ended::Unknown,
+            Err(_) => Ending::Unknown,
         };
         let said = said.unwrap_or_default();
         let last = said.lines.last().map(String::as_str).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! What a trial's parent makes of a process that dies, hangs or says something.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::PathBuf;
@@ -29,16 +30,16 @@ fn program(name: &str, body: &str) -> (PathBuf, Program) {
     (folder, program)
 }
 
-fn trial(part: Part) -> Trial {
+fn trial(subject: Subject) -> Trial {
     Trial {
-        part,
+        subject,
         repack: true,
         context: ContextParams::default(),
     }
 }
 
 fn code() -> Trial {
-    trial(Part::Code {
+    trial(Subject::Code {
         kinds: BTreeSet::from([2]),
         has_experts: false,
     })
@@ -100,7 +101,7 @@ fn a_library_that_is_not_there_is_said_to_have_died() {
     else {
         panic!("it cannot have run");
     };
-    assert_eq!(ended, Ended::Status(127));
+    assert_eq!(ended, Ending::Status(127));
     assert!(
         last_words.contains("/nowhere/libtriton_llm.so"),
         "{last_words}"
@@ -110,7 +111,7 @@ fn a_library_that_is_not_there_is_said_to_have_died() {
 #[test]
 fn an_error_names_the_file_or_the_code_and_what_to_do() {
     let (folder, program) = program("named", r#"say(1, "stage it computed\n"); raise(SIGILL);"#);
-    let file = trial(Part::File {
+    let file = trial(Subject::File {
         path: PathBuf::from("/m/1/model.gguf"),
         vocab_only: false,
     });

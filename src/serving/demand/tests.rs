@@ -3,8 +3,8 @@
 use super::*;
 use crate::machine::device::DeviceKind;
 
-fn tensor(name: &str, n_rows: u64, n_matrices: u64, n_bytes: u64) -> Tensor {
-    Tensor {
+fn tensor(name: &str, n_rows: u64, n_matrices: u64, n_bytes: u64) -> TensorInfo {
+    TensorInfo {
         kind: 0,
         name: name.to_owned(),
         n_rows,

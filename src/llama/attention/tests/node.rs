@@ -96,17 +96,17 @@ impl Source {
 }
 
 pub(super) fn described(kind: sys::ggml_type, ne: [usize; 4]) -> sys::ggml_tensor {
-    // SAFETY: zeros are a valid tensor.
+    // SAFETY: all zeros is a valid value of a struct of numbers and pointers.
     let mut tensor: sys::ggml_tensor = unsafe { std::mem::zeroed() };
     tensor.type_ = kind;
     tensor.ne = ne.map(|n| n as i64);
-    // SAFETY: a valid type is looked up.
+    // SAFETY: the call looks a kind up in a constant table.
     tensor.nb[0] = unsafe { sys::ggml_type_size(kind) };
     tensor
 }
 
 pub(super) fn row_bytes(kind: sys::ggml_type, n_numbers: usize) -> usize {
-    // SAFETY: a valid type is looked up.
+    // SAFETY: the call looks a kind up in a constant table.
     unsafe { sys::ggml_row_size(kind, n_numbers as i64) }
 }
 
@@ -118,7 +118,7 @@ pub(super) fn coded(kind: sys::ggml_type, numbers: &[f32]) -> Vec<u8> {
             .collect();
     }
     let mut bytes = vec![0; row_bytes(kind, numbers.len())];
-    // SAFETY: there is room for so many numbers of this type.
+    // SAFETY: `bytes` are as many as these numbers take of this kind, and `numbers` can be read.
     unsafe {
         let from_float = (*sys::ggml_get_type_traits(kind)).from_float_ref;
         let from_float = from_float.expect("every type of a cache has it");
@@ -137,7 +137,7 @@ pub(super) fn decoded(kind: sys::ggml_type, bytes: &[u8], n_numbers: usize) -> V
         return numbers.map(|bytes| f32::from_ne_bytes(*bytes)).collect();
     }
     let mut numbers = vec![0.0; n_numbers];
-    // SAFETY: there are so many numbers of this type.
+    // SAFETY: `numbers` has room for as many as are read, and `bytes` are a whole row of them.
     unsafe {
         let to_float = (*sys::ggml_get_type_traits(kind)).to_float;
         let to_float = to_float.expect("every type of a cache has it");
@@ -329,7 +329,7 @@ impl Node {
             let n_numbers = bytes.len() / row_bytes(kind, 1);
             let mut source = Source::new(kind, [n_numbers, 1, 1, 1], [1, 2, 3], bytes);
             node.src[1] = ptr::from_mut(&mut source.tensor);
-            // SAFETY: nobody else has the node, and the attention outlives it.
+            // SAFETY: nobody else has the node, whose source lies beside it; both are in memory of this test.
             let is_wanted = unsafe { replace(ptr::from_mut(node), true, user_data) };
             assert!(!is_wanted);
             self.sources.push(source);
@@ -339,7 +339,7 @@ impl Node {
     /// As llama.cpp asks; whether the node was given another way to be computed.
     pub(super) fn ask(&mut self, attention: &Attention) -> bool {
         let user_data = ptr::from_ref(attention).cast_mut().cast();
-        // SAFETY: nobody else has the node, and the attention outlives it.
+        // SAFETY: nobody else has the node; its sources are null or in `sources`, with all their numbers.
         let is_wanted = unsafe { replace(&raw mut self.node, true, user_data) };
         assert!(!is_wanted);
         self.node.op == sys::GGML_OP_CUSTOM
@@ -349,7 +349,8 @@ impl Node {
     pub(super) fn compute(&mut self, attention: &Attention, n_threads: c_int) {
         let user_data = ptr::from_ref(attention).cast_mut().cast();
         for thread_idx in 0..n_threads {
-            // SAFETY: the node was replaced and its sources are there.
+            // SAFETY: the node was replaced, nobody else has it, and its sources and its result are in memory of
+            // this test.
             unsafe { compute(&raw mut self.node, thread_idx, n_threads, user_data) };
         }
         assert!(!attention.take_failure());

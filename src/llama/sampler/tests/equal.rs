@@ -1,34 +1,17 @@
 //! Tests that every token is the one that llama.cpp's samplers come to.
 
-use std::path::Path;
-use std::sync::OnceLock;
-
+use llama_cpp_2::sampling::LlamaSampler;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token::data::LlamaTokenData;
+use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use proptest::prelude::*;
 
-use super::*;
-use crate::llama::{LoadParams, Model};
-
-/// Even numbers from 0 to 1, the same for the same seed.
-fn even_numbers(seed: u64) -> impl FnMut() -> f32 {
-    let mut state = seed;
-    move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 24) as f32
-    }
-}
-
-/// Logits as a model has them: spread like a bell's curve, and a few far above.
-pub(super) fn model_logits(n_vocab: usize, spread: f32, seed: u64) -> Vec<f32> {
-    let mut even = even_numbers(seed);
-    let mut logit = |_| {
-        let bell = ((0..6).map(|_| even()).sum::<f32>() - 3.0) * 2.0_f32.sqrt();
-        let peak = if even() < 0.002 { 6.0 * even() } else { 0.0 };
-        (bell + peak) * spread
-    };
-    (0..n_vocab).map(&mut logit).collect()
-}
+use super::support::{demo, demo_of_llama, even_numbers, model_logits, params, sampler};
+use crate::engine::Token;
+use crate::llama::sampler::draw::{MirostatDraw, TYPICAL_DEPTH, seed32};
+use crate::llama::sampler::logits::{Logits, Segments};
+use crate::llama::sampler::{Buffers, Sampler, mirostat};
+use crate::protocol::{DryParams, Mirostat, SamplingParams};
 
 /// Draws by nothing but llama.cpp's samplers, over all of the vocabulary.
 struct Reference {
@@ -145,22 +128,6 @@ fn any_params() -> impl Strategy<Value = SamplingParams> {
     )
 }
 
-/// The demo model's vocabulary.
-pub(super) fn demo() -> &'static Model {
-    static DEMO: OnceLock<Model> = OnceLock::new();
-    DEMO.get_or_init(|| {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/triton_repo/llm_decoupled/1/demo.gguf"
-        );
-        let params = LoadParams {
-            vocab_only: true,
-            ..LoadParams::default()
-        };
-        Model::load(Path::new(path), &params).expect("the demo model is there")
-    })
-}
-
 fn any_dry() -> impl Strategy<Value = DryParams> {
     let breakers = prop_oneof![
         Just(DryParams::default().sequence_breakers),
@@ -204,14 +171,13 @@ fn any_logits() -> impl Strategy<Value = Vec<f32>> {
 
 /// Whether mirostat's first version wants more tokens than llama.cpp's integers can say.
 fn is_beyond_llama_cpp(sampler: &Sampler, logits: &[f32]) -> bool {
-    let Some(MirostatDraw::V1(mirostat)) = sampler
-        .draw
-        .as_ref()
-        .and_then(|draw| draw.mirostat.as_ref())
-    else {
+    let Some(draw) = &sampler.draw else {
         return false;
     };
-    let scale = |logit: &f32| logit / sampler.params.temperature;
+    let Some(MirostatDraw::V1(mirostat)) = &draw.mirostat else {
+        return false;
+    };
+    let scale = |logit: &f32| logit / draw.temperature;
     let mut sorted: Vec<f32> = logits
         .iter()
         .map(scale)
@@ -227,14 +193,14 @@ proptest! {
 
     #[test]
     fn every_token_is_llama_cpps(params in any_params(), logits in any_logits()) {
-        let mut sampler = Sampler::new(&params, &[], logits.len());
+        let mut sampler = sampler(&params, &[], logits.len());
         let mut reference = Reference::new(&params, logits.len());
         let mut buffers = Buffers::default();
         for index in 0..10 {
             if is_beyond_llama_cpp(&sampler, &logits) {
                 break;
             }
-            let token = sampler.sample(&logits, &[], &[], &mut buffers);
+            let token = sampler.sample(&logits, &mut buffers);
             prop_assert_eq!(token, Ok(reference.sample(&logits)), "draw {}", index);
         }
     }
@@ -255,9 +221,9 @@ proptest! {
             params.mirostat = Mirostat::V2;
         }
         let prompt: Vec<_> = prompt.into_iter().map(Token).collect();
-        let mut sampler = model.sampler(&params, &prompt);
+        let mut sampler = model.sampler(&params, &prompt).expect("every rule can be made");
         let mut llama = LlamaSampler::dry(
-            model.llama(),
+            demo_of_llama(),
             dry.multiplier,
             dry.base,
             dry.allowed_length as i32,
@@ -270,7 +236,7 @@ proptest! {
         let mut logits = model_logits(model.n_vocab(), 0.5, seed);
         logits[300..306].fill(6.0);
         for index in 0..20 {
-            let token = sampler.sample(&logits, &[], &[], &mut buffers);
+            let token = sampler.sample(&logits, &mut buffers);
             prop_assert_eq!(token, Ok(reference.sample(&logits)), "draw {}", index);
         }
     }
@@ -280,9 +246,9 @@ proptest! {
         logits in any_logits(),
         changes in prop::collection::vec((0_i32..5200, -9.0_f32..9.0), 0..40),
     ) {
-        let mut blocks = Blocks::default();
+        let mut segments = Segments::default();
         let mut changed = logits.clone();
-        let mut view = Logits::new(&logits, &mut blocks);
+        let mut view = Logits::new(&logits, &mut segments);
         for (id, value) in changes {
             let there = changed.get_mut(id as usize).map(|logit| *logit = value);
             let here = view.get_mut(Token(id)).map(|logit| *logit = value);
@@ -293,7 +259,7 @@ proptest! {
         let best = changed.iter().position(|&logit| logit == max);
         prop_assert_eq!(scanned.max(), max);
         prop_assert_eq!(Some(scanned.best().0 as usize), best);
-        let read: Vec<f32> = scanned.blocks().flatten().copied().collect();
+        let read: Vec<f32> = scanned.segments().flatten().copied().collect();
         prop_assert_eq!(read, changed.clone());
         let high: Vec<_> = scanned.at_least(1.0).map(|c| (c.token.0, c.logit)).collect();
         let expected = (0..).zip(changed).filter(|(_, logit)| *logit >= 1.0);
@@ -327,12 +293,12 @@ fn a_large_vocabulary_needs_no_array_of_it_and_gets_the_same_tokens() {
             change(p);
         });
         let mut buffers = Buffers::default();
-        let mut sampler = Sampler::new(&params, &[], N_VOCAB);
+        let mut sampler = sampler(&params, &[], N_VOCAB);
         let mut reference = Reference::new(&params, N_VOCAB);
         for row in &rows {
-            let token = sampler.sample(row, &[], &[], &mut buffers);
+            let token = sampler.sample(row, &mut buffers);
             assert_eq!(token, Ok(reference.sample(row)), "case {index}");
         }
-        assert_eq!(buffers.llama.is_empty(), is_fast, "case {index}");
+        assert_eq!(buffers.scratch.llama.is_empty(), is_fast, "case {index}");
     }
 }

@@ -1,4 +1,4 @@
-//! DRY: makes tokens unlikely that would continue a repetition.
+//! DRY: makes tokens that would continue a repetition unlikely.
 //!
 //! Every logit is the one that llama.cpp's sampler comes to. That one is not used because each sequence
 //! would have its own table of what breaks a sequence, of megabytes, made by a look at all of the
@@ -7,8 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::logits::Logits;
+use super::Rule;
 use crate::engine::Token;
+use crate::llama::sampler::logits::Logits;
 use crate::protocol::DryParams;
 
 /// Tokens of a breaker that are looked at after its first; as in llama.cpp.
@@ -19,7 +20,7 @@ const MAX_LOG: f32 = 88.722_84;
 
 /// What no repetition reaches across, in a model's tokens.
 #[derive(Debug, Default)]
-pub(in crate::llama) struct Breakers {
+pub(in crate::llama::sampler) struct Breakers {
     /// Tokens whose text holds a breaker, in order.
     whole: Vec<Token>,
     /// Tokens whose text ends with the beginning of one, in order, and which of `endings` are theirs.
@@ -31,7 +32,7 @@ pub(in crate::llama) struct Breakers {
 
 impl Breakers {
     /// `pieces` are the texts of all tokens, in order.
-    pub(in crate::llama) fn new(
+    pub(in crate::llama::sampler) fn new(
         texts: &[String],
         pieces: impl Iterator<Item = (Token, Vec<u8>)>,
         mut tokenize: impl FnMut(&[u8]) -> Vec<Token>,
@@ -108,7 +109,7 @@ impl Breakers {
 }
 
 /// DRY for one sequence.
-pub(super) struct Dry {
+pub(in crate::llama::sampler) struct Dry {
     params: DryParams,
     breakers: Arc<Breakers>,
     /// The end of prompt and answer, as far as it is searched.
@@ -119,7 +120,11 @@ pub(super) struct Dry {
 
 impl Dry {
     /// `prompt` is what stands before the answer.
-    pub(super) fn new(params: &DryParams, breakers: Arc<Breakers>, prompt: &[Token]) -> Self {
+    pub(in crate::llama::sampler) fn new(
+        params: &DryParams,
+        breakers: Arc<Breakers>,
+        prompt: &[Token],
+    ) -> Self {
         let start = prompt.len().saturating_sub(params.penalty_last_n as usize);
         let text = &prompt[start..];
         Self {
@@ -127,33 +132,6 @@ impl Dry {
             broken: breakers.last_in(text, text.len()),
             breakers,
             text: text.iter().copied().collect(),
-        }
-    }
-
-    /// Adds a token of the answer.
-    pub(super) fn accept(&mut self, token: Token) {
-        if self.text.len() == self.params.penalty_last_n as usize {
-            self.text.pop_front();
-            self.broken = self
-                .broken
-                .and_then(|(place, length)| Some((place.checked_sub(1)?, length)));
-        }
-        self.text.push_back(token);
-        // No breaker that the token ends begins before these; one that begins later counts more.
-        let text = &*self.text.make_contiguous();
-        let last = self.breakers.last_in(text, MAX_TAIL_TOKENS + 1);
-        self.broken = self.broken.max(last);
-    }
-
-    /// Lowers the logits of what would continue a repetition.
-    pub(super) fn penalise(&mut self, logits: &mut Logits) {
-        let allowed = self.params.allowed_length as usize;
-        for (token, n_repeated) in self.repetitions() {
-            if !self.breakers.is_whole(token)
-                && let Some(logit) = logits.get_mut(token)
-            {
-                *logit -= penalty(&self.params, n_repeated - allowed);
-            }
         }
     }
 
@@ -179,7 +157,35 @@ impl Dry {
     }
 }
 
-/// What a token loses that would continue a repetition of `n_more` tokens more than are allowed.
+impl Rule for Dry {
+    /// Lowers the logits of what would continue a repetition.
+    fn adjust(&mut self, logits: &mut Logits) {
+        let allowed = self.params.allowed_length as usize;
+        for (token, n_repeated) in self.repetitions() {
+            if !self.breakers.is_whole(token)
+                && let Some(logit) = logits.get_mut(token)
+            {
+                *logit -= penalty(&self.params, n_repeated - allowed);
+            }
+        }
+    }
+
+    fn accept(&mut self, token: Token) {
+        if self.text.len() == self.params.penalty_last_n as usize {
+            self.text.pop_front();
+            self.broken = self
+                .broken
+                .and_then(|(place, length)| Some((place.checked_sub(1)?, length)));
+        }
+        self.text.push_back(token);
+        // No breaker that the token ends begins before these; one that begins later counts more.
+        let text = &*self.text.make_contiguous();
+        let last = self.breakers.last_in(text, MAX_TAIL_TOKENS + 1);
+        self.broken = self.broken.max(last);
+    }
+}
+
+/// What a token that would continue a repetition of `n_more` tokens more than are allowed loses.
 fn penalty(params: &DryParams, n_more: usize) -> f32 {
     let base = params.base;
     let most = match base > 1.000_001 {

@@ -1,15 +1,15 @@
-//! Conversations: `text_input` read as a list of chat messages.
+//! Conversations: a text read as a list of chat messages.
 //!
-//! Called by `protocol::parse` on the intake thread; the chat template
-//! is given the messages. Knows nothing of templates or tokens.
+//! Called by the contracts whose prompts are conversations, on an intake thread; the chat template is given
+//! the messages. Knows nothing of templates or tokens.
 
 use std::borrow::Cow;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::MAX_MESSAGES;
 use super::error::{MessageError, RequestError};
+use super::limits::MAX_MESSAGES;
 use crate::json;
 use crate::table::quoted;
 
@@ -89,20 +89,18 @@ impl Content {
     }
 }
 
-/// Reads `text_input`: a JSON list of messages, else plain text, which is one user message.
-pub(crate) fn messages(text: String) -> Result<Vec<Message>, RequestError> {
+/// Reads the text of an input: a JSON list of messages, else plain text, which is one user message.
+pub fn read(name: &'static str, text: String) -> Result<Vec<Message>, RequestError> {
     if !looks_like_messages(&text) {
         return Ok(vec![Message::new(Role::User, text)]);
     }
-    let elements = json::list(&text).map_err(|source| RequestError::Json {
-        name: "text_input",
-        source,
-    })?;
+    let elements = json::list(&text).map_err(|source| RequestError::Json { name, source })?;
     if elements.is_empty() {
-        return Err(RequestError::NoMessages);
+        return Err(RequestError::NoMessages { name });
     }
     if elements.len() > MAX_MESSAGES {
         return Err(RequestError::TooManyMessages {
+            name,
             n_messages: elements.len(),
         });
     }
@@ -110,7 +108,11 @@ pub(crate) fn messages(text: String) -> Result<Vec<Message>, RequestError> {
     let mut n_values = 0;
     for (index, element) in elements.into_iter().enumerate() {
         let read = message(element, &mut n_values);
-        messages.push(read.map_err(|problem| RequestError::Message { index, problem })?);
+        messages.push(read.map_err(|problem| RequestError::Message {
+            name,
+            index,
+            problem,
+        })?);
     }
     Ok(messages)
 }
